@@ -1,0 +1,303 @@
+//! Routes as written.
+
+use std::fmt;
+
+use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
+use serde::de::{self, Deserializer, MapAccess, Visitor};
+use serde::ser::SerializeMap;
+use serde::{Deserialize, Serialize, Serializer};
+
+use super::codes::Code;
+use super::decode::invalid;
+use super::listener::Network;
+use super::spanned::Spanned;
+use super::value::{Named, OneOrMany, TimeSpan};
+
+/// Which requests, and what becomes of them.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct Route {
+    /// The name in logs and metrics. Default: made of host and path.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(with = "Option<String>")]
+    pub name: Option<Spanned<String>>,
+    /// Exact names, wildcards such as `*.example.com`, or `*`. Default: every host.
+    #[serde(default, skip_serializing_if = "is_empty")]
+    #[schemars(with = "OneOrMany<String>")]
+    pub host: OneOrMany<Spanned<String>>,
+    /// `/exact`, `/with/:parameters`, `/a/*`, or `~^/regex$`.
+    #[schemars(with = "String")]
+    pub path: Spanned<String>,
+    /// Default: every method.
+    #[serde(default, skip_serializing_if = "is_empty")]
+    #[schemars(with = "OneOrMany<String>")]
+    pub method: OneOrMany<Spanned<String>>,
+    /// Tests on request headers.
+    #[serde(default, skip_serializing_if = "Named::is_empty")]
+    #[schemars(with = "Named<Test>")]
+    pub header: Named<Spanned<Test>>,
+    /// Tests on query parameters.
+    #[serde(default, skip_serializing_if = "Named::is_empty")]
+    #[schemars(with = "Named<Test>")]
+    pub query: Named<Spanned<Test>>,
+    /// Tests on cookies.
+    #[serde(default, skip_serializing_if = "Named::is_empty")]
+    #[schemars(with = "Named<Test>")]
+    pub cookie: Named<Spanned<Test>>,
+    /// Networks that the client's address must lie in.
+    #[serde(default, skip_serializing_if = "is_empty")]
+    #[schemars(with = "OneOrMany<String>")]
+    pub client: OneOrMany<Spanned<Network>>,
+    /// Outranks specificity; higher first. Default 0.
+    #[serde(default)]
+    pub priority: i32,
+    /// Forward only what the path's last `*` matched.
+    #[serde(default)]
+    pub strip_prefix: bool,
+    /// Forward this path instead; `:name` and a last `*` stand for what the path's matched.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(with = "Option<String>")]
+    pub rewrite: Option<Spanned<String>>,
+    /// Edits of headers.
+    #[serde(default)]
+    pub headers: Headers,
+    /// Limits of time.
+    #[serde(default)]
+    pub timeout: RouteTimeouts,
+    /// An upstream's name, a URL, `respond` or `redirect`.
+    #[schemars(with = "Target")]
+    pub to: Spanned<Target>,
+}
+
+fn is_empty<T>(list: &OneOrMany<T>) -> bool {
+    list.0.is_empty()
+}
+
+/// Limits of time of a route.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct RouteTimeouts {
+    /// From the request's header to the last byte of the answer. Default: none.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub total: Option<TimeSpan>,
+}
+
+/// Edits of the headers in both directions.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct Headers {
+    /// Of the request, before it is forwarded.
+    #[serde(default)]
+    pub request: HeaderEdits,
+    /// Of the answer, before it is returned.
+    #[serde(default)]
+    pub response: HeaderEdits,
+}
+
+/// Edits of headers; `remove` first, then `set`, then `add`.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct HeaderEdits {
+    /// Replace the header, or add it where it is absent.
+    #[serde(default, skip_serializing_if = "Named::is_empty")]
+    #[schemars(with = "Named<String>")]
+    pub set: Named<Spanned<String>>,
+    /// Add one more line of the header.
+    #[serde(default, skip_serializing_if = "Named::is_empty")]
+    #[schemars(with = "Named<String>")]
+    pub add: Named<Spanned<String>>,
+    /// Remove every line of the header.
+    #[serde(default, skip_serializing_if = "is_empty")]
+    #[schemars(with = "OneOrMany<String>")]
+    pub remove: OneOrMany<Spanned<String>>,
+}
+
+/// A test on one header, query parameter or cookie.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Test {
+    /// The value is exactly this.
+    Exact(String),
+    /// The value matches this regular expression somewhere.
+    Regex(String),
+    /// It is there (`true`), or absent (`false`).
+    Present(bool),
+}
+
+impl Serialize for Test {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        match self {
+            Self::Exact(text) => serializer.serialize_str(text),
+            Self::Regex(source) => serializer.collect_str(&format_args!("~{source}")),
+            Self::Present(present) => serializer.serialize_bool(*present),
+        }
+    }
+}
+
+impl<'de> Deserialize<'de> for Test {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct TestVisitor;
+
+        impl Visitor<'_> for TestVisitor {
+            type Value = Test;
+
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("a text, a regular expression after `~`, or `true` for presence")
+            }
+
+            fn visit_bool<E: de::Error>(self, present: bool) -> Result<Test, E> {
+                Ok(Test::Present(present))
+            }
+
+            fn visit_u64<E: de::Error>(self, number: u64) -> Result<Test, E> {
+                Ok(Test::Exact(number.to_string()))
+            }
+
+            fn visit_i64<E: de::Error>(self, number: i64) -> Result<Test, E> {
+                Ok(Test::Exact(number.to_string()))
+            }
+
+            fn visit_str<E: de::Error>(self, text: &str) -> Result<Test, E> {
+                Ok(match text.strip_prefix('~') {
+                    Some(source) => Test::Regex(source.to_owned()),
+                    None => Test::Exact(text.to_owned()),
+                })
+            }
+        }
+
+        deserializer.deserialize_any(TestVisitor)
+    }
+}
+
+impl JsonSchema for Test {
+    fn schema_name() -> std::borrow::Cow<'static, str> {
+        "Test".into()
+    }
+
+    fn json_schema(_: &mut SchemaGenerator) -> Schema {
+        json_schema!({
+            "description": "An exact text; a regular expression after `~`; true for present, false for absent.",
+            "type": ["string", "boolean", "integer"],
+        })
+    }
+}
+
+/// Where a route leads.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Target {
+    /// An upstream's name or a URL.
+    Upstream(String),
+    /// A fixed answer.
+    Respond(Respond),
+    /// A redirect.
+    Redirect(Redirect),
+}
+
+/// A fixed answer.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct Respond {
+    /// From 200 to 599. Default 200.
+    #[serde(default = "ok")]
+    #[schemars(with = "u16", range(min = 200, max = 599))]
+    pub status: Spanned<u16>,
+    /// Default: empty.
+    #[serde(default)]
+    pub body: String,
+    /// More headers of the answer. `content-type` defaults to `text/plain; charset=utf-8`.
+    #[serde(default, skip_serializing_if = "Named::is_empty")]
+    #[schemars(with = "Named<String>")]
+    pub headers: Named<Spanned<String>>,
+}
+
+fn ok() -> Spanned<u16> {
+    Spanned { value: 200, span: super::source::Span::default() }
+}
+
+/// A redirect.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct Redirect {
+    /// A path or URL; `:name` and a last `*` stand for what the path's matched. The query is kept.
+    #[schemars(with = "String")]
+    pub to: Spanned<String>,
+    /// 301, 302, 303, 307 or 308. Default 308.
+    #[serde(default = "permanent")]
+    #[schemars(with = "u16")]
+    pub status: Spanned<u16>,
+}
+
+fn permanent() -> Spanned<u16> {
+    Spanned { value: 308, span: super::source::Span::default() }
+}
+
+const TARGETS: &[&str] = &["respond", "redirect"];
+
+impl Serialize for Target {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        match self {
+            Self::Upstream(name) => serializer.serialize_str(name),
+            Self::Respond(respond) => single(serializer, "respond", respond),
+            Self::Redirect(redirect) => single(serializer, "redirect", redirect),
+        }
+    }
+}
+
+fn single<S: Serializer, T: Serialize>(serializer: S, key: &'static str, value: &T) -> Result<S::Ok, S::Error> {
+    let mut map = serializer.serialize_map(Some(1))?;
+    map.serialize_entry(key, value)?;
+    map.end()
+}
+
+impl<'de> Deserialize<'de> for Target {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct TargetVisitor;
+
+        impl<'de> Visitor<'de> for TargetVisitor {
+            type Value = Target;
+
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("an upstream's name, a URL, or a mapping with `respond` or `redirect`")
+            }
+
+            fn visit_str<E: de::Error>(self, text: &str) -> Result<Target, E> {
+                Ok(Target::Upstream(text.to_owned()))
+            }
+
+            fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Target, A::Error> {
+                #[derive(Deserialize)]
+                #[serde(field_identifier, rename_all = "lowercase")]
+                enum Field {
+                    Respond,
+                    Redirect,
+                }
+                let target = match map.next_key()? {
+                    Some(Field::Respond) => Target::Respond(map.next_value()?),
+                    Some(Field::Redirect) => Target::Redirect(map.next_value()?),
+                    None => return Err(invalid(Code::MissingKey, "an empty target", "`respond` or `redirect`")),
+                };
+                match map.next_key::<String>()? {
+                    None => Ok(target),
+                    Some(_) => Err(invalid(Code::InvalidValue, "a target is one thing", "keep one of `respond` and `redirect`")),
+                }
+            }
+        }
+
+        deserializer.deserialize_any(TargetVisitor)
+    }
+}
+
+impl JsonSchema for Target {
+    fn schema_name() -> std::borrow::Cow<'static, str> {
+        "Target".into()
+    }
+
+    fn json_schema(generator: &mut SchemaGenerator) -> Schema {
+        let [respond, redirect] = [generator.subschema_for::<Respond>(), generator.subschema_for::<Redirect>()];
+        let object = |key: &str, value: Schema| {
+            json_schema!({ "type": "object", "properties": { key: value }, "required": [key], "additionalProperties": false })
+        };
+        let upstream = json_schema!({ "type": "string", "description": "An upstream's name or a URL." });
+        let one_of = [upstream, object(TARGETS[0], respond), object(TARGETS[1], redirect)];
+        json_schema!({ "oneOf": one_of })
+    }
+}
