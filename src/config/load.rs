@@ -169,6 +169,9 @@ fn place_short_forms(config: &mut Config) {
             }
         };
         upstream.value.endpoints.iter_mut().for_each(|endpoint| place(&mut endpoint.span));
+        if let Some(host) = &mut upstream.value.host {
+            place(&mut host.span);
+        }
         if let Some(tls) = &mut upstream.value.tls {
             place(&mut tls.span);
             if let Some(sni) = &mut tls.value.sni {

@@ -22,6 +22,11 @@ pub struct Upstream {
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schemars(skip)]
     pub base_path: Option<String>,
+    /// The `Host` that forwarded requests carry. Default: the client's; with the short form the
+    /// URL's.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(with = "Option<String>")]
+    pub host: Option<Spanned<String>>,
     /// How an endpoint is picked.
     #[serde(default)]
     pub balance: Balance,
@@ -41,6 +46,7 @@ pub struct Upstream {
 #[serde(deny_unknown_fields)]
 struct LongForm {
     endpoints: Spanned<Vec<Spanned<Endpoint>>>,
+    host: Option<Spanned<String>>,
     #[serde(default)]
     balance: Balance,
     tls: Option<Spanned<Tls>>,
@@ -77,8 +83,8 @@ impl<'de> Deserialize<'de> for Upstream {
                     let help = "give at least one, such as `endpoints: [10.0.0.5:8080]`";
                     return Err(super::decode::invalid(super::Code::Endpoint, "an upstream without endpoints", help));
                 }
-                let LongForm { endpoints, balance, tls, health, timeout } = long;
-                Ok(Upstream { endpoints: endpoints.value, base_path: None, balance, tls, health, timeout })
+                let LongForm { endpoints, host, balance, tls, health, timeout } = long;
+                Ok(Upstream { endpoints: endpoints.value, base_path: None, host, balance, tls, health, timeout })
             }
         }
 

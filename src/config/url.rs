@@ -89,6 +89,7 @@ impl TargetUrl {
         Upstream {
             endpoints: vec![Spanned::new(Endpoint { address, weight: NonZeroU32::MIN }, span)],
             base_path: (!self.base().is_empty()).then(|| self.base().to_owned()),
+            host: Some(Spanned::new(self.authority(), span)),
             tls: self.tls.then(|| Spanned::new(Tls { sni: Some(sni), ca: None }, span)),
             ..Upstream::default()
         }

@@ -21,6 +21,9 @@ pub enum PathError {
     /// NUL or another control character, plain or escaped.
     #[error("the path has a control character")]
     Control,
+    /// A fragment, which no request has (RFC 9112, section 3.2).
+    #[error("the path has a fragment")]
+    Fragment,
     /// A plain backslash.
     #[error("the path has a backslash")]
     Backslash,
@@ -93,6 +96,7 @@ fn unescape(path: &[u8]) -> Result<String, PathError> {
                 }
             }
             b'\\' => return Err(PathError::Backslash),
+            b'#' => return Err(PathError::Fragment),
             byte if byte.is_ascii_control() => return Err(PathError::Control),
             // Not allowed plain (RFC 3986, section 3.3); the escape says the same.
             byte if !byte.is_ascii() || !PLAIN[byte as usize] && byte != b';' => push_escape(&mut out, byte),
@@ -220,6 +224,7 @@ mod tests {
             ("/%7f", PathError::Control),
             ("/a\\b", PathError::Backslash),
             ("/a\u{1}", PathError::Control),
+        ("/a#b", PathError::Fragment),
         ];
         for (path, error) in cases {
             assert_eq!(normalize(path, false), Err(error), "{path}");

@@ -139,6 +139,22 @@ impl PathPattern {
         }
     }
 
+    /// Whether it matches a path in its one form. The table does not use this; it answers
+    /// questions about a single route.
+    #[must_use]
+    pub fn matches(&self, path: &str) -> bool {
+        let Self::Segments { segments, rest } = self else {
+            return matches!(self, Self::Regex(regex) if regex.is_match(path));
+        };
+        let mut parts = path.split('/').skip(1);
+        let fits = |segment: &Segment| match (segment, parts.next()) {
+            (Segment::Literal(text), Some(part)) => **text == *part,
+            (Segment::Parameter(_) | Segment::Any, Some(part)) => !part.is_empty(),
+            (_, None) => false,
+        };
+        segments.iter().all(fits) && (*rest || path.split('/').count() - 1 == segments.len())
+    }
+
     /// A path that it matches, for patterns of segments.
     #[must_use]
     pub fn witness(&self) -> Option<String> {

@@ -4,6 +4,7 @@
 //! resolved when a route or endpoint is compiled, or at first use, and kept; a request only adds
 //! to atomics. The series of a route or endpoint end with the object that holds its handles.
 
+use std::collections::HashMap;
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::time::Duration;
 
@@ -32,6 +33,8 @@ pub struct Metrics {
     endpoint_healthy: IntGaugeVec,
     connections: IntGaugeVec,
     reloads: IntCounterVec,
+    /// How many objects hold the handles of a route, upstream or endpoint.
+    holders: Mutex<HashMap<String, usize>>,
     /// Requests being served.
     pub in_flight: IntGauge,
     /// Whether the last reload was applied.
@@ -66,6 +69,7 @@ impl Metrics {
             reload_successful: make.gauge("config_last_reload_successful", "1 if the last reload was applied.")?,
             generation: make.gauge("config_generation", "Number of the configuration in force.")?,
             log_dropped: make.counter("access_log_dropped_total", "Access log lines that found no room.")?,
+            holders: Mutex::default(),
             registry,
         };
         for result in ["applied", "refused"] {
@@ -98,23 +102,21 @@ impl Metrics {
         self.connections.with_label_values(&[listener])
     }
 
-    /// The histogram of an upstream's response times.
-    #[must_use]
-    pub fn upstream_duration(&self, upstream: &str) -> Histogram {
-        self.upstream_duration.with_label_values(&[upstream])
+    /// Notes one more holder of the handles that `key` names.
+    fn hold(&self, key: String) -> String {
+        let mut holders = self.holders.lock().unwrap_or_else(PoisonError::into_inner);
+        *holders.entry(key.clone()).or_insert(0) += 1;
+        key
     }
 
-    /// The counter of an upstream's retries.
-    #[must_use]
-    pub fn upstream_retries(&self, upstream: &str) -> IntCounter {
-        self.upstream_retries.with_label_values(&[upstream])
-    }
-
-    /// Ends the series of an upstream.
-    pub fn forget_upstream(&self, upstream: &str) {
-        // A series that never began cannot end; both are fine.
-        let _ = self.upstream_duration.remove_label_values(&[upstream]);
-        let _ = self.upstream_retries.remove_label_values(&[upstream]);
+    /// Notes one holder less; returns whether it was the last, so that the series end.
+    fn release(&self, key: &str) -> bool {
+        let mut holders = self.holders.lock().unwrap_or_else(PoisonError::into_inner);
+        let left = holders.get_mut(key).map(|count| {
+            *count -= 1;
+            *count
+        });
+        left == Some(0) && holders.remove(key).is_some()
     }
 }
 
@@ -157,6 +159,7 @@ impl Maker<'_> {
 #[derive(Debug)]
 pub struct RouteMetrics {
     name: Box<str>,
+    key: String,
     metrics: Arc<Metrics>,
     duration: OnceLock<Histogram>,
     quick: OnceLock<Box<[OnceLock<Counted>; QUICK]>>,
@@ -182,7 +185,8 @@ impl RouteMetrics {
     #[must_use]
     pub fn new(metrics: &Arc<Metrics>, name: &str) -> Self {
         let metrics = Arc::clone(metrics);
-        Self { name: name.into(), metrics, duration: OnceLock::new(), quick: OnceLock::new(), rare: Mutex::default() }
+        let key = metrics.hold(format!("route {name}"));
+        Self { name: name.into(), key, metrics, duration: OnceLock::new(), quick: OnceLock::new(), rare: Mutex::default() }
     }
 
     /// Counts an answered request.
@@ -221,6 +225,9 @@ impl RouteMetrics {
 
 impl Drop for RouteMetrics {
     fn drop(&mut self) {
+        if !self.metrics.release(&self.key) {
+            return;
+        }
         let name = &*self.name;
         // A series that never began cannot end; both are fine.
         let _ = self.metrics.duration.remove_label_values(&[name]);
@@ -273,9 +280,46 @@ const OUTCOMES: [(Outcome, &str); 5] = [
     (Outcome::Reset, "reset"),
 ];
 
+/// The handles of one upstream.
+#[derive(Debug)]
+pub struct UpstreamMetrics {
+    name: Box<str>,
+    key: String,
+    metrics: Arc<Metrics>,
+    /// From the begin of a try to its answer's header.
+    pub duration: Histogram,
+    /// Tries after the first.
+    pub retries: IntCounter,
+}
+
+impl UpstreamMetrics {
+    /// Handles for an upstream.
+    #[must_use]
+    pub fn new(metrics: &Arc<Metrics>, name: &str) -> Self {
+        Self {
+            name: name.into(),
+            key: metrics.hold(format!("upstream {name}")),
+            duration: metrics.upstream_duration.with_label_values(&[name]),
+            retries: metrics.upstream_retries.with_label_values(&[name]),
+            metrics: Arc::clone(metrics),
+        }
+    }
+}
+
+impl Drop for UpstreamMetrics {
+    fn drop(&mut self) {
+        if self.metrics.release(&self.key) {
+            // A series that never began cannot end; both are fine.
+            let _ = self.metrics.upstream_duration.remove_label_values(&[&*self.name]);
+            let _ = self.metrics.upstream_retries.remove_label_values(&[&*self.name]);
+        }
+    }
+}
+
 /// The handles of one endpoint of one upstream.
 #[derive(Debug)]
 pub struct EndpointMetrics {
+    key: String,
     upstream: Box<str>,
     endpoint: Box<str>,
     metrics: Arc<Metrics>,
@@ -290,7 +334,8 @@ impl EndpointMetrics {
         let outcomes = OUTCOMES.map(|(_, outcome)| metrics.upstream_requests.with_label_values(&[upstream, endpoint, outcome]));
         let healthy = metrics.endpoint_healthy.with_label_values(&[upstream, endpoint]);
         healthy.set(1);
-        Self { upstream: upstream.into(), endpoint: endpoint.into(), metrics: Arc::clone(metrics), outcomes, healthy }
+        let key = metrics.hold(format!("endpoint {upstream} {endpoint}"));
+        Self { key, upstream: upstream.into(), endpoint: endpoint.into(), metrics: Arc::clone(metrics), outcomes, healthy }
     }
 
     /// Counts a try.
@@ -312,6 +357,9 @@ impl EndpointMetrics {
 
 impl Drop for EndpointMetrics {
     fn drop(&mut self) {
+        if !self.metrics.release(&self.key) {
+            return;
+        }
         for (_, outcome) in OUTCOMES {
             let _ = self.metrics.upstream_requests.remove_label_values(&[&self.upstream, &self.endpoint, outcome]);
         }

@@ -1,0 +1,139 @@
+//! The API's answers.
+
+use axum::Json;
+use axum::extract::{RawQuery, State};
+use axum::http::StatusCode;
+use axum::response::{IntoResponse, Response};
+use serde_json::{Value, json};
+
+use crate::snapshot::explain::Question;
+use crate::snapshot::{Action, Snapshot};
+use crate::telemetry::Outcome;
+
+use super::Admin;
+
+/// How the gateway is.
+pub(super) async fn status(State(admin): State<Admin>) -> Json<Value> {
+    let snapshot = admin.snapshot.load_full();
+    let unhealthy = snapshot.upstreams.iter().flat_map(|upstream| upstream.endpoints()).filter(|(endpoint, _)| !endpoint.is_eligible()).count();
+    Json(json!({
+        "version": env!("CARGO_PKG_VERSION"),
+        "pid": std::process::id(),
+        "generation": snapshot.generation,
+        "draining": admin.draining.load(std::sync::atomic::Ordering::Relaxed),
+        "requests_in_flight": admin.metrics.in_flight.get(),
+        "last_reload_successful": admin.metrics.reload_successful.get() == 1,
+        "routes": snapshot.table.len(),
+        "upstreams": snapshot.upstreams.len(),
+        "unhealthy_endpoints": unhealthy,
+        "listeners": snapshot.listeners.iter().map(|listener| listener.address.to_string()).collect::<Vec<_>>(),
+    }))
+}
+
+/// The configuration in force, with all defaults, and the last reloads.
+pub(super) async fn config(State(admin): State<Admin>) -> Json<Value> {
+    let shown = admin.reload.shown().lock().await;
+    let generation = admin.snapshot.load().generation;
+    Json(json!({ "generation": generation, "config": shown.config, "history": shown.history }))
+}
+
+/// The routes in true match order.
+pub(super) async fn routes(State(admin): State<Admin>) -> Json<Value> {
+    Json(route_list(&admin.snapshot.load_full()))
+}
+
+/// The routes in true match order, one entry for each host of a route.
+#[must_use]
+pub fn route_list(snapshot: &Snapshot) -> Value {
+    let ranked = snapshot.table.ranked();
+    let entries = ranked.into_iter().filter_map(|(index, host)| {
+        let route = snapshot.table.get(index)?;
+        let to = match &route.value.action {
+            Action::Forward { upstream, .. } => upstream.name().to_owned(),
+            Action::Respond { status, .. } => format!("respond {}", status.as_u16()),
+            Action::Redirect { status, .. } => format!("redirect {}", status.as_u16()),
+        };
+        let tests = &route.tests;
+        let count = tests.headers.len() + tests.query.len() + tests.cookies.len() + usize::from(!tests.clients.is_empty());
+        Some(json!({
+            "name": route.value.name,
+            "priority": route.priority,
+            "host": host.to_string(),
+            "path": route.path.to_string(),
+            "methods": tests.methods.iter().map(http::Method::as_str).collect::<Vec<_>>(),
+            "tests": count,
+            "to": to,
+        }))
+    });
+    entries.collect()
+}
+
+/// The upstreams and how their endpoints are.
+pub(super) async fn upstreams(State(admin): State<Admin>) -> Json<Value> {
+    let snapshot = admin.snapshot.load_full();
+    let list = snapshot.upstreams.iter().map(|upstream| {
+        let endpoints = upstream.endpoints();
+        let endpoints = endpoints.iter().map(|(endpoint, weight)| {
+            let metrics = endpoint.metrics();
+            json!({
+                "address": endpoint.name(),
+                "weight": weight,
+                "healthy": endpoint.is_eligible(),
+                "in_flight": endpoint.in_flight(),
+                "success": metrics.count(Outcome::Success),
+                "server_error": metrics.count(Outcome::ServerError),
+                "connect_failed": metrics.count(Outcome::ConnectFailed),
+                "timeout": metrics.count(Outcome::Timeout),
+                "reset": metrics.count(Outcome::Reset),
+            })
+        });
+        json!({
+            "name": upstream.name(),
+            "tls": upstream.sni().is_some(),
+            "checked": upstream.health().is_some(),
+            "endpoints": endpoints.collect::<Vec<_>>(),
+        })
+    });
+    Json(list.collect())
+}
+
+/// What would become of a request; `GET /v1/explain?method=GET&url=…&header=name:value&client=…`.
+pub(super) async fn explain_query(State(admin): State<Admin>, RawQuery(query): RawQuery) -> Response {
+    let query = query.unwrap_or_default();
+    let mut question = Question { method: "GET".to_owned(), url: String::new(), headers: Vec::new(), client: None };
+    for (key, value) in form_urlencoded::parse(query.as_bytes()) {
+        match &*key {
+            "method" => question.method = value.into_owned(),
+            "url" => question.url = value.into_owned(),
+            "header" => question.headers.push(value.into_owned()),
+            "client" => question.client = value.parse().ok(),
+            other => return bad_request(&format!("unknown parameter `{other}`")),
+        }
+    }
+    answer(&admin, &question)
+}
+
+/// What would become of a request, asked in JSON.
+pub(super) async fn explain(State(admin): State<Admin>, Json(question): Json<Question>) -> Response {
+    answer(&admin, &question)
+}
+
+fn answer(admin: &Admin, question: &Question) -> Response {
+    match admin.snapshot.load_full().explain(question) {
+        Ok(explanation) => Json(explanation).into_response(),
+        Err(problem) => bad_request(&problem),
+    }
+}
+
+fn bad_request(problem: &str) -> Response {
+    (StatusCode::BAD_REQUEST, Json(json!({ "error": problem }))).into_response()
+}
+
+/// Reads the configuration anew and waits for the result; 422 when it is refused.
+pub(super) async fn reload(State(admin): State<Admin>) -> Response {
+    match admin.reload.reload().await {
+        Some(report) if report.applied => Json(report).into_response(),
+        Some(report) => (StatusCode::UNPROCESSABLE_ENTITY, Json(report)).into_response(),
+        None => (StatusCode::SERVICE_UNAVAILABLE, Json(json!({ "error": "too many reloads wait already" }))).into_response(),
+    }
+}

@@ -1,0 +1,68 @@
+//! The one record of a request: counters and its access log line.
+
+use http::header::{HOST, REFERER, USER_AGENT};
+use http::{HeaderName, Version};
+use pingora::Error;
+use pingora::http::RequestHeader;
+use pingora_proxy::Session;
+
+use crate::telemetry::metrics::NO_ROUTE;
+use crate::telemetry::{AccessLog, Record};
+
+use super::ctx::Ctx;
+use super::fail::reason_of;
+
+/// Counts the request and writes its line.
+pub fn record(session: &Session, error: Option<&Error>, ctx: &mut Ctx, log: &AccessLog) {
+    if let Some(error) = error {
+        ctx.reason.get_or_insert_with(|| reason_of(error));
+    } else {
+        ctx.reason = None;
+    }
+    let duration = ctx.started.elapsed();
+    let header = session.req_header();
+    let status = session.response_written().map_or(0, |answer| answer.status.as_u16());
+    let routed = ctx.routed.as_ref().map(|routed| &routed.route);
+    routed.map_or(&ctx.snapshot.unrouted, |route| &route.metrics).answered(&header.method, status, duration);
+    if !log.is_on() {
+        return;
+    }
+    let text = |name: HeaderName| header.headers.get(name).and_then(|value| value.to_str().ok());
+    let host = header.uri.authority().map(http::uri::Authority::as_str).or_else(|| text(HOST));
+    let target = String::from_utf8_lossy(header.raw_path());
+    log.write(&Record {
+        time: ctx.time,
+        request_id: ctx.client.request_id.as_ref().and_then(|id| id.to_str().ok()).unwrap_or_default(),
+        client: ctx.client.address,
+        method: header.method.as_str(),
+        host: host.unwrap_or_default(),
+        target: &target,
+        protocol: protocol(header),
+        status,
+        duration_ms: milliseconds(duration),
+        bytes_received: session.as_downstream().body_bytes_read(),
+        bytes_sent: session.as_downstream().body_bytes_sent(),
+        route: routed.map_or(NO_ROUTE, |route| &*route.name),
+        upstream: ctx.attempt.as_ref().map(|attempt| attempt.upstream.name()),
+        endpoint: ctx.attempt.as_ref().map(|attempt| attempt.in_flight.endpoint().name()),
+        attempts: ctx.attempts,
+        upstream_ms: ctx.attempt.as_ref().and_then(|attempt| attempt.header_after).map(milliseconds),
+        reason: ctx.reason.map(super::fail::Reason::as_str),
+        user_agent: text(USER_AGENT),
+        referer: text(REFERER),
+    });
+}
+
+/// Milliseconds with microseconds after the point.
+#[expect(clippy::cast_precision_loss, reason = "exact up to 285 years")]
+fn milliseconds(duration: std::time::Duration) -> f64 {
+    duration.as_micros() as f64 / 1000.0
+}
+
+fn protocol(header: &RequestHeader) -> &'static str {
+    match header.version {
+        Version::HTTP_10 => "HTTP/1.0",
+        Version::HTTP_2 => "HTTP/2",
+        _ => "HTTP/1.1",
+    }
+}

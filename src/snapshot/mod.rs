@@ -1,0 +1,152 @@
+//! The running truth: a configuration compiled into what requests meet. Immutable.
+//!
+//! A snapshot compiles whole or not at all. What outlives it (endpoints' health, counters,
+//! connections) is adopted from the one before, by name and address.
+
+mod compile;
+pub mod explain;
+mod listeners;
+mod routes;
+mod upstreams;
+
+use std::net::{IpAddr, SocketAddr};
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use http::{HeaderName, HeaderValue, StatusCode};
+use ipnet::IpNet;
+
+use crate::filter::{HeaderEdits, Rewrite};
+use crate::route::{RouteTable, Template};
+use crate::telemetry::{Destination, RouteMetrics};
+use crate::upstream::Upstream;
+
+pub use compile::{Compiled, Input, compile};
+
+/// A compiled configuration.
+pub struct Snapshot {
+    /// Number of the configuration, from 1; each reload that is applied adds one.
+    pub generation: u64,
+    /// The routes.
+    pub table: RouteTable<Arc<Route>>,
+    /// The upstreams, those of URLs in routes included; sorted by name.
+    pub upstreams: Vec<Arc<Upstream>>,
+    /// What holds at each listener.
+    pub listeners: Vec<Listener>,
+    /// Whether an error's answer names the target.
+    pub full_errors: bool,
+    /// The handles of requests that no route matched.
+    pub unrouted: Arc<RouteMetrics>,
+    /// What can only be set when the process starts.
+    pub fixed: Fixed,
+}
+
+/// What can only be set when the process starts; a reload that changes it is refused.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Fixed {
+    /// Listening addresses, in order.
+    pub listeners: Vec<SocketAddr>,
+    /// Threads that serve requests.
+    pub workers: usize,
+    /// The admin listener.
+    pub admin: AdminAddress,
+    /// Where the access log goes.
+    pub access_log: Destination,
+}
+
+/// Where the admin listener is.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum AdminAddress {
+    /// A loopback address.
+    Tcp(SocketAddr),
+    /// A Unix socket.
+    Unix(PathBuf),
+}
+
+/// What holds at one listener.
+#[derive(Clone, Debug)]
+pub struct Listener {
+    /// Where it listens.
+    pub address: SocketAddr,
+    /// Whether every request is redirected to https.
+    pub redirect_to_https: bool,
+    /// Proxies whose forwarding headers are believed.
+    pub trusted: Vec<IpNet>,
+    /// Whether ambiguous paths are refused.
+    pub strict_paths: bool,
+    /// How long a connection may stay idle, in whole seconds.
+    pub keep_alive: u64,
+}
+
+impl Listener {
+    /// Whether a peer's forwarding headers are believed.
+    #[must_use]
+    pub fn trusts(&self, peer: IpAddr) -> bool {
+        self.trusted.iter().any(|network| network.contains(&peer))
+    }
+}
+
+/// A route as it runs.
+pub struct Route {
+    /// The name in logs and metrics, unique.
+    pub name: Box<str>,
+    /// Its counters.
+    pub metrics: Arc<RouteMetrics>,
+    /// What becomes of its requests.
+    pub action: Action,
+    /// Edits of the request's headers.
+    pub request_edits: HeaderEdits,
+    /// Edits of the answer's headers.
+    pub response_edits: HeaderEdits,
+    /// From the request's header to the last byte of the answer.
+    pub total: Option<Duration>,
+}
+
+/// What becomes of a request.
+pub enum Action {
+    /// It is forwarded.
+    Forward {
+        /// To one of these endpoints.
+        upstream: Arc<Upstream>,
+        /// With this path.
+        rewrite: Rewrite,
+    },
+    /// It gets a fixed answer.
+    Respond {
+        /// With this status.
+        status: StatusCode,
+        /// With these headers.
+        headers: Vec<(HeaderName, HeaderValue)>,
+        /// With this body.
+        body: Bytes,
+    },
+    /// It is redirected.
+    Redirect {
+        /// With this status.
+        status: StatusCode,
+        /// To this path or URL; the query is added.
+        to: Template,
+    },
+}
+
+impl Snapshot {
+    /// The listener that a connection came in by.
+    #[must_use]
+    pub fn listener(&self, local: SocketAddr) -> Option<&Listener> {
+        let matches = |listener: &&Listener| {
+            listener.address.port() == local.port()
+                && (listener.address.ip().is_unspecified() || listener.address.ip() == local.ip().to_canonical())
+        };
+        let exact = self.listeners.iter().find(|listener| listener.address == local);
+        exact.or_else(|| self.listeners.iter().find(matches)).or_else(|| self.listeners.first())
+    }
+
+    /// The upstream of this name.
+    #[must_use]
+    pub fn upstream(&self, name: &str) -> Option<&Arc<Upstream>> {
+        let index = self.upstreams.binary_search_by(|upstream| upstream.name().cmp(name)).ok()?;
+        self.upstreams.get(index)
+    }
+}

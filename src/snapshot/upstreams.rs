@@ -1,0 +1,247 @@
+//! Upstreams: the named ones, and those that URLs in routes stand for.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+
+use http::HeaderValue;
+
+use crate::config::diagnostic::did_you_mean;
+use crate::config::effective::{
+    CONNECT, HEALTH_EVERY, HEALTH_FALL, HEALTH_RISE, HEALTH_TIMEOUT, IDLE, RESPONSE, TUNNEL, fill_timeouts, span_or,
+};
+use crate::config::{self, Code, Config, Diagnostic, Diagnostics, Span, Spanned, TargetUrl, load};
+use crate::route::host;
+use crate::tls;
+use crate::upstream::health::{Plan, Probe, Thresholds};
+use crate::upstream::{Location, Settings, Timeouts, Tls, Upstream};
+
+use super::Input;
+
+/// The upstreams of a configuration while it is compiled.
+pub(super) struct Book<'a> {
+    input: &'a Input<'a>,
+    known: BTreeMap<String, Arc<Upstream>>,
+    /// Every name that the file declares, those of broken upstreams included.
+    declared: BTreeSet<String>,
+    used: BTreeSet<String>,
+    defaults: config::Defaults,
+}
+
+/// The upstream that a route names.
+pub(super) enum Lookup {
+    Found(Arc<Upstream>),
+    /// Its own mistakes are reported already.
+    Broken,
+    Unknown(Diagnostic),
+}
+
+impl<'a> Book<'a> {
+    pub(super) fn new(input: &'a Input<'a>, config: &Config, found: &mut Diagnostics) -> Self {
+        let root = input.loaded.root.as_ref();
+        let entries = root.and_then(|root| root.entry("upstreams")).map(|(_, list)| list.entries()).unwrap_or_default();
+        let declared = entries.iter().map(|(key, _)| key.text.clone()).collect();
+        let mut book = Self { input, known: BTreeMap::new(), declared, used: BTreeSet::new(), defaults: config.defaults };
+        for (name, upstream) in config.upstreams.iter() {
+            if let Err(problem) = check_name(name) {
+                found.push(Diagnostic::at(Code::Name, problem, name.span, "here"));
+                continue;
+            }
+            if let Some(settings) = settings(input, name, &upstream.value, found) {
+                book.insert(settings);
+            }
+        }
+        book
+    }
+
+    fn insert(&mut self, settings: Settings) -> Arc<Upstream> {
+        let previous = self.input.previous.and_then(|snapshot| snapshot.upstream(&settings.name));
+        let upstream = match previous {
+            Some(previous) if previous.settings().fingerprint == settings.fingerprint => Arc::clone(previous),
+            previous => Upstream::new(settings, previous.map(|previous| &**previous), self.input.metrics),
+        };
+        self.known.insert(upstream.name().to_owned(), Arc::clone(&upstream));
+        upstream
+    }
+
+    /// The upstream that a name or URL in a route means, and the URL's path.
+    pub(super) fn resolve(&mut self, target: &str, span: Span, found: &mut Diagnostics) -> (Lookup, String) {
+        if !TargetUrl::looks_like(target) {
+            return (self.named(target, span), String::new());
+        }
+        let url = match TargetUrl::parse(target) {
+            Ok(url) => url,
+            Err(problem) => {
+                let message = format!("`{target}` is not a target: {problem}");
+                found.push(Diagnostic::at(Code::TargetUrl, message, span, "here"));
+                return (Lookup::Broken, String::new());
+            }
+        };
+        let base = url.base().to_owned();
+        let origin = url.origin();
+        if let Some(upstream) = self.known.get(&origin) {
+            return (Lookup::Found(Arc::clone(upstream)), base);
+        }
+        let mut written = TargetUrl { path: "/".to_owned(), ..url }.upstream(span);
+        fill_timeouts(&mut written.timeout, &self.defaults.timeout);
+        match settings(self.input, &Spanned::new(origin.clone(), span), &written, found) {
+            Some(settings) => {
+                self.used.insert(origin);
+                (Lookup::Found(self.insert(settings)), base)
+            }
+            None => (Lookup::Broken, base),
+        }
+    }
+
+    fn named(&mut self, name: &str, span: Span) -> Lookup {
+        self.used.insert(name.to_owned());
+        if let Some(upstream) = self.known.get(name) {
+            return Lookup::Found(Arc::clone(upstream));
+        }
+        if self.declared.contains(name) {
+            return Lookup::Broken;
+        }
+        let message = format!("route sends traffic to unknown upstream `{name}`");
+        let help = did_you_mean(name, self.declared.iter().map(String::as_str));
+        Lookup::Unknown(Diagnostic::at(Code::UnknownUpstream, message, span, "no upstream has this name").maybe_help(help))
+    }
+
+    /// All upstreams by name; warns of those that no route uses.
+    pub(super) fn finish(self, config: &Config, found: &mut Diagnostics) -> Vec<Arc<Upstream>> {
+        for (name, _) in config.upstreams.iter().filter(|(name, _)| !self.used.contains(&name.value)) {
+            let message = format!("no route uses the upstream `{name}`");
+            found.push(Diagnostic::at(Code::UnusedUpstream, message, name.span, "not used"));
+        }
+        self.known.into_values().collect()
+    }
+}
+
+/// Names stand in logs, metrics and URLs.
+pub(super) fn check_name(name: &str) -> Result<(), String> {
+    let valid = |c: char| c.is_ascii_alphanumeric() || "-_./:*~".contains(c);
+    if name.is_empty() || name.len() > 128 || !name.chars().all(valid) {
+        return Err(format!("`{name}` is not a name"));
+    }
+    Ok(())
+}
+
+fn settings(input: &Input<'_>, name: &Spanned<String>, written: &config::Upstream, found: &mut Diagnostics) -> Option<Settings> {
+    let locations = locations(written, found);
+    let tls = tls_settings(input, name, written, found);
+    let health = health(written, found);
+    let host = host_header(written, found);
+    let timeouts = Timeouts {
+        connect: span_or(written.timeout.connect, CONNECT),
+        response: span_or(written.timeout.response, RESPONSE),
+        idle: span_or(written.timeout.idle, IDLE),
+        tunnel: span_or(written.timeout.tunnel, TUNNEL),
+    };
+    let (locations, tls, health, host) = (locations?, tls?, health?, host?);
+    let authorities = tls.as_ref().and_then(|tls: &Tls| tls.authorities.as_ref()).map(|known| known.fingerprint);
+    let text = serde_json::to_string(written).unwrap_or_default();
+    Some(Settings {
+        name: name.value.clone(),
+        locations,
+        tls,
+        health,
+        timeouts,
+        base_path: written.base_path.clone().unwrap_or_default(),
+        host,
+        fingerprint: format!("{text}{authorities:?}"),
+    })
+}
+
+fn locations(written: &config::Upstream, found: &mut Diagnostics) -> Option<Vec<Location>> {
+    let mut list: Vec<Location> = Vec::new();
+    let mut sound = true;
+    for endpoint in &written.endpoints {
+        match location(&endpoint.address, endpoint.weight.get()) {
+            Err(problem) => {
+                let help = "an endpoint is a host and a port, such as `10.0.0.5:8080`";
+                found.push(Diagnostic::at(Code::Endpoint, problem, endpoint.span, "here").help(help));
+                sound = false;
+            }
+            Ok(location) if list.iter().any(|known| known.host == location.host && known.port == location.port) => {
+                let message = format!("the endpoint `{}` stands twice", endpoint.address);
+                found.push(Diagnostic::at(Code::Endpoint, message, endpoint.span, "again here").help("use `weight` to give it more requests"));
+                sound = false;
+            }
+            Ok(location) => list.push(location),
+        }
+    }
+    sound.then_some(list)
+}
+
+fn location(address: &str, weight: u32) -> Result<Location, String> {
+    let host = host::without_port(address);
+    let port = address.strip_prefix(host).and_then(|rest| rest.strip_prefix(':'));
+    let port = port.ok_or_else(|| format!("the endpoint `{address}` has no port"))?;
+    let port = port.parse().ok().filter(|port| *port != 0).ok_or_else(|| format!("`{port}` is not a port"))?;
+    let location = Location { host: host.to_ascii_lowercase(), port, weight };
+    let is_name = crate::route::HostPattern::parse(host).is_ok_and(|pattern| matches!(pattern, crate::route::HostPattern::Exact(_)));
+    let numeric = host.bytes().all(|byte| byte.is_ascii_digit() || byte == b'.');
+    if location.address().is_none() && (!is_name || numeric) {
+        return Err(format!("`{host}` is neither an address nor a host name"));
+    }
+    Ok(location)
+}
+
+fn tls_settings(input: &Input<'_>, name: &Spanned<String>, written: &config::Upstream, found: &mut Diagnostics) -> Option<Option<Tls>> {
+    let Some(tls) = &written.tls else { return Some(None) };
+    let first = written.endpoints.first().map(|endpoint| host::without_port(&endpoint.address));
+    let sni = tls.sni.as_ref().map(|sni| sni.value.as_str()).or(first).unwrap_or_default();
+    let is_address = sni.trim_start_matches('[').trim_end_matches(']').parse::<std::net::IpAddr>().is_ok();
+    if sni.is_empty() || is_address && tls.sni.is_none() {
+        let message = format!("TLS to the upstream `{name}` needs a server name to verify");
+        found.push(Diagnostic::at(Code::Tls, message, tls.span, "no server name").help("give one: `tls: { sni: users.internal }`"));
+        return None;
+    }
+    let authorities = match &tls.ca {
+        None => None,
+        Some(ca) => match tls::authorities(&load::resolve(input.base, ca)) {
+            Ok(authorities) => Some(authorities),
+            Err(problem) => {
+                found.push(Diagnostic::at(Code::Tls, problem, ca.span, "named here"));
+                return None;
+            }
+        },
+    };
+    Some(Some(Tls { sni: sni.to_owned(), authorities }))
+}
+
+fn health(written: &config::Upstream, found: &mut Diagnostics) -> Option<Option<Plan>> {
+    let Some(health) = &written.health else { return Some(None) };
+    let probe = match (&health.http, health.tcp) {
+        (Some(path), false) if path.starts_with('/') && path.parse::<http::Uri>().is_ok() => {
+            Probe::Http { path: path.clone(), host: health.host.clone() }
+        }
+        (None, true) => Probe::Tcp,
+        (Some(path), false) => {
+            let message = format!("`{path}` is not a path to check");
+            found.push(Diagnostic::at(Code::InvalidValue, message, health.span, "here").help("a path begins with `/`"));
+            return None;
+        }
+        _ => {
+            let message = "a health check is either `http: /path` or `tcp: true`";
+            found.push(Diagnostic::at(Code::InvalidValue, message, health.span, "here"));
+            return None;
+        }
+    };
+    let thresholds = Thresholds {
+        rise: health.rise.map_or(HEALTH_RISE, std::num::NonZero::get),
+        fall: health.fall.map_or(HEALTH_FALL, std::num::NonZero::get),
+    };
+    let plan = Plan { probe, every: span_or(health.every, HEALTH_EVERY), timeout: span_or(health.timeout, HEALTH_TIMEOUT), thresholds };
+    Some(Some(plan))
+}
+
+fn host_header(written: &config::Upstream, found: &mut Diagnostics) -> Option<Option<HeaderValue>> {
+    let Some(host) = &written.host else { return Some(None) };
+    let valid = host.parse::<http::uri::Authority>().is_ok_and(|authority| !authority.as_str().contains('@'));
+    match HeaderValue::from_str(host) {
+        Ok(value) if valid => Some(Some(value)),
+        _ => {
+            found.push(Diagnostic::at(Code::Host, format!("`{host}` is not a host"), host.span, "here"));
+            None
+        }
+    }
+}
