@@ -15,7 +15,12 @@ use super::Admin;
 /// How the gateway is.
 pub(super) async fn status(State(admin): State<Admin>) -> Json<Value> {
     let snapshot = admin.snapshot.load_full();
-    let unhealthy = snapshot.upstreams.iter().flat_map(|upstream| upstream.endpoints()).filter(|(endpoint, _)| !endpoint.is_eligible()).count();
+    let unhealthy = snapshot
+        .upstreams
+        .iter()
+        .flat_map(|upstream| upstream.endpoints())
+        .filter(|(endpoint, _)| !endpoint.is_eligible())
+        .count();
     Json(json!({
         "version": env!("CARGO_PKG_VERSION"),
         "pid": std::process::id(),
@@ -54,7 +59,8 @@ pub fn route_list(snapshot: &Snapshot) -> Value {
             Action::Redirect { status, .. } => format!("redirect {}", status.as_u16()),
         };
         let tests = &route.tests;
-        let count = tests.headers.len() + tests.query.len() + tests.cookies.len() + usize::from(!tests.clients.is_empty());
+        let count =
+            tests.headers.len() + tests.query.len() + tests.cookies.len() + usize::from(!tests.clients.is_empty());
         Some(json!({
             "name": route.value.name,
             "priority": route.priority,
@@ -134,6 +140,8 @@ pub(super) async fn reload(State(admin): State<Admin>) -> Response {
     match admin.reload.reload().await {
         Some(report) if report.applied => Json(report).into_response(),
         Some(report) => (StatusCode::UNPROCESSABLE_ENTITY, Json(report)).into_response(),
-        None => (StatusCode::SERVICE_UNAVAILABLE, Json(json!({ "error": "too many reloads wait already" }))).into_response(),
+        None => {
+            (StatusCode::SERVICE_UNAVAILABLE, Json(json!({ "error": "too many reloads wait already" }))).into_response()
+        }
     }
 }

@@ -113,13 +113,19 @@ impl de::Error for DecodeError {
     fn unknown_field(field: &str, expected: &'static [&'static str]) -> Self {
         let known = || expected.iter().copied();
         let help = did_you_mean(field, known()).unwrap_or_else(|| format!("known here: {}", listed(known())));
-        Self { help: Some(help), ..Self::new(Code::UnknownKey, format!("unknown key `{field}`"), "no setting has this name") }
+        Self {
+            help: Some(help),
+            ..Self::new(Code::UnknownKey, format!("unknown key `{field}`"), "no setting has this name")
+        }
     }
 
     fn unknown_variant(variant: &str, expected: &'static [&'static str]) -> Self {
         let known = || expected.iter().copied();
         let help = did_you_mean(variant, known()).unwrap_or_else(|| format!("one of: {}", listed(known())));
-        Self { help: Some(help), ..Self::new(Code::InvalidValue, format!("unknown value `{variant}`"), "not one of the known values") }
+        Self {
+            help: Some(help),
+            ..Self::new(Code::InvalidValue, format!("unknown value `{variant}`"), "not one of the known values")
+        }
     }
 
     fn missing_field(field: &'static str) -> Self {

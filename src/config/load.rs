@@ -2,12 +2,12 @@
 
 use std::path::{Path, PathBuf};
 
+use super::Config;
 use super::codes::Code;
 use super::decode::decode;
 use super::diagnostic::{Diagnostic, Diagnostics};
 use super::source::{Sources, Span};
 use super::tree::{self, Ids, Key, Kind, Lookup, Node, Scalar};
-use super::Config;
 
 /// Larger files are refused.
 const MAX_FILE: u64 = 64 << 20;
@@ -155,7 +155,9 @@ fn merge_entry(first: &Key, into: &mut Node, key: &Key, value: Node, found: &mut
                 }
             }
         }
-        _ => found.push(tree::duplicate(key, first.span).help("an included file adds to the first one and never overrides it")),
+        _ => found.push(
+            tree::duplicate(key, first.span).help("an included file adds to the first one and never overrides it"),
+        ),
     }
 }
 

@@ -50,7 +50,13 @@ impl Writer<'_> {
         Ok(())
     }
 
-    fn entry(&mut self, head: &str, value: &Value, path: &mut Vec<String>, depth: usize) -> Result<(), serde_yaml::Error> {
+    fn entry(
+        &mut self,
+        head: &str,
+        value: &Value,
+        path: &mut Vec<String>,
+        depth: usize,
+    ) -> Result<(), serde_yaml::Error> {
         let nested = match value {
             Value::Mapping(map) => !map.is_empty(),
             Value::Sequence(items) => !items.is_empty(),

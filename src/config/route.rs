@@ -277,7 +277,11 @@ impl<'de> Deserialize<'de> for Target {
                 };
                 match map.next_key::<String>()? {
                     None => Ok(target),
-                    Some(_) => Err(invalid(Code::InvalidValue, "a target is one thing", "keep one of `respond` and `redirect`")),
+                    Some(_) => Err(invalid(
+                        Code::InvalidValue,
+                        "a target is one thing",
+                        "keep one of `respond` and `redirect`",
+                    )),
                 }
             }
         }
@@ -293,9 +297,7 @@ impl JsonSchema for Target {
 
     fn json_schema(generator: &mut SchemaGenerator) -> Schema {
         let [respond, redirect] = [generator.subschema_for::<Respond>(), generator.subschema_for::<Redirect>()];
-        let object = |key: &str, value: Schema| {
-            json_schema!({ "type": "object", "properties": { key: value }, "required": [key], "additionalProperties": false })
-        };
+        let object = |key: &str, value: Schema| json_schema!({ "type": "object", "properties": { key: value }, "required": [key], "additionalProperties": false });
         let upstream = json_schema!({ "type": "string", "description": "An upstream's name or a URL." });
         let one_of = [upstream, object(TARGETS[0], respond), object(TARGETS[1], redirect)];
         json_schema!({ "oneOf": one_of })

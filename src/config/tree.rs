@@ -129,7 +129,8 @@ impl<'a, P: granit_parser::BorrowedInput<'a>> Reader<'a, '_, P> {
                 event => root = Some(self.node(event, span, 0)?),
             }
         }
-        let empty = Node { id: self.ids.next(), span: Span { file: self.file, start: 0, end: 0 }, kind: Kind::Map(Vec::new()) };
+        let empty =
+            Node { id: self.ids.next(), span: Span { file: self.file, start: 0, end: 0 }, kind: Kind::Map(Vec::new()) };
         Ok(root.filter(|node| !is_null(node)).unwrap_or(empty))
     }
 
@@ -159,7 +160,9 @@ impl<'a, P: granit_parser::BorrowedInput<'a>> Reader<'a, '_, P> {
             {
                 return Err(self.refuse(span, "an anchor"));
             }
-            Event::Scalar(_, _, _, Some(_)) | Event::SequenceStart(_, _, Some(_)) | Event::MappingStart(_, _, Some(_)) => {
+            Event::Scalar(_, _, _, Some(_))
+            | Event::SequenceStart(_, _, Some(_))
+            | Event::MappingStart(_, _, Some(_)) => {
                 return Err(self.refuse(span, "a tag"));
             }
             Event::Scalar(text, style, ..) => (Kind::Scalar(self.scalar(&text, style, span)), span.end),
@@ -240,7 +243,11 @@ impl<'a, P: granit_parser::BorrowedInput<'a>> Reader<'a, '_, P> {
         let before = self.text.get(..offset).unwrap_or_default();
         let start = if offset == self.text.len() { before.trim_end().len().saturating_sub(1) } else { offset };
         let start = u32::try_from(start).unwrap_or(u32::MAX);
-        Span { file: self.file, start, end: start.saturating_add(1).min(u32::try_from(self.text.len()).unwrap_or(u32::MAX)) }
+        Span {
+            file: self.file,
+            start,
+            end: start.saturating_add(1).min(u32::try_from(self.text.len()).unwrap_or(u32::MAX)),
+        }
     }
 }
 

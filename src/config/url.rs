@@ -51,7 +51,13 @@ impl TargetUrl {
         }
         let port_text = authority.as_str().strip_prefix(authority.host()).and_then(|rest| rest.strip_prefix(':'));
         let port = match port_text {
-            None => if tls { 443 } else { 80 },
+            None => {
+                if tls {
+                    443
+                } else {
+                    80
+                }
+            }
             Some(text) => text.parse().ok().filter(|port| *port != 0).ok_or(format!("`{text}` is not a port"))?,
         };
         if authority.host().is_empty() || authority.host() == "[]" {
@@ -113,7 +119,17 @@ mod tests {
             let url = TargetUrl::parse(text).unwrap();
             assert_eq!((url.origin().as_str(), url.base()), (origin, path), "{text}");
         }
-        let bad = ["a", "ftp://a", "http://", "http://u:p@a", "http://a#f", "http://a?q", "http://a:0", "http://a:x", "http://a:70000"];
+        let bad = [
+            "a",
+            "ftp://a",
+            "http://",
+            "http://u:p@a",
+            "http://a#f",
+            "http://a?q",
+            "http://a:0",
+            "http://a:x",
+            "http://a:70000",
+        ];
         for text in bad {
             assert!(TargetUrl::parse(text).is_err(), "{text}");
         }

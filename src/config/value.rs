@@ -48,8 +48,9 @@ impl<'de> Deserialize<'de> for TimeSpan {
 
             fn visit_str<E: de::Error>(self, text: &str) -> Result<TimeSpan, E> {
                 let help = "a duration is written as `250ms`, `30s`, `5m` or `1h`";
-                let duration = humantime::parse_duration(text)
-                    .map_err(|error| invalid(Code::InvalidValue, format_args!("`{text}` is not a duration: {error}"), help))?;
+                let duration = humantime::parse_duration(text).map_err(|error| {
+                    invalid(Code::InvalidValue, format_args!("`{text}` is not a duration: {error}"), help)
+                })?;
                 if duration.is_zero() || duration > LONGEST {
                     return Err(invalid(Code::InvalidValue, "a duration is more than zero and at most 366 days", ""));
                 }
@@ -113,7 +114,11 @@ impl<'de, T: Deserialize<'de>> Deserialize<'de> for OneOrMany<Spanned<T>> {
                     list.push(item);
                 }
                 if list.is_empty() {
-                    return Err(invalid(Code::InvalidValue, "an empty list matches nothing", "leave the key out to match everything"));
+                    return Err(invalid(
+                        Code::InvalidValue,
+                        "an empty list matches nothing",
+                        "leave the key out to match everything",
+                    ));
                 }
                 Ok(OneOrMany(list))
             }

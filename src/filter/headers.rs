@@ -4,7 +4,15 @@ use http::{HeaderName, HeaderValue};
 
 /// Headers that frame a message, belong to one connection, or are set by the gateway itself.
 const PROTECTED: &[&str] = &[
-    "connection", "content-length", "host", "keep-alive", "proxy-connection", "te", "trailer", "transfer-encoding", "upgrade",
+    "connection",
+    "content-length",
+    "host",
+    "keep-alive",
+    "proxy-connection",
+    "te",
+    "trailer",
+    "transfer-encoding",
+    "upgrade",
 ];
 
 /// Whether a header may be edited.

@@ -19,13 +19,9 @@ pub fn identify(peer: Option<IpAddr>, listener: Option<&Listener>, headers: &Hea
     let peer = peer.map(|peer| peer.to_canonical());
     let trusted = peer.zip(listener).is_some_and(|(peer, listener)| listener.trusts(peer));
     let told = listener.filter(|_| trusted).and_then(|listener| nearest_untrusted(listener, headers));
-    let known_id = headers.get(REQUEST_ID).filter(|id| trusted && !id.is_empty() && id.len() <= MAX_ID && id.to_str().is_ok());
-    Client {
-        peer,
-        address: told.or(peer),
-        trusted,
-        request_id: Some(known_id.cloned().unwrap_or_else(new_id)),
-    }
+    let known_id =
+        headers.get(REQUEST_ID).filter(|id| trusted && !id.is_empty() && id.len() <= MAX_ID && id.to_str().is_ok());
+    Client { peer, address: told.or(peer), trusted, request_id: Some(known_id.cloned().unwrap_or_else(new_id)) }
 }
 
 /// The last address of the chain that is no trusted proxy. A chain that cannot be read tells

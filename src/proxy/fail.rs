@@ -82,7 +82,9 @@ pub fn reason_of(error: &Error) -> Reason {
         ErrorSource::Upstream => upstream_reason(error.etype()),
         ErrorSource::Downstream => match error.etype() {
             ErrorType::ReadTimedout => Reason::ClientTimeout,
-            ErrorType::ReadError | ErrorType::WriteError | ErrorType::WriteTimedout | ErrorType::ConnectionClosed => Reason::ClientClosed,
+            ErrorType::ReadError | ErrorType::WriteError | ErrorType::WriteTimedout | ErrorType::ConnectionClosed => {
+                Reason::ClientClosed
+            }
             _ => Reason::BadRequest,
         },
         ErrorSource::Internal | ErrorSource::Unset => match error.etype() {
@@ -95,7 +97,10 @@ pub fn reason_of(error: &Error) -> Reason {
 fn upstream_reason(kind: &ErrorType) -> Reason {
     match kind {
         ErrorType::ConnectTimedout | ErrorType::TLSHandshakeTimedout => Reason::ConnectTimeout,
-        ErrorType::TLSHandshakeFailure | ErrorType::InvalidCert | ErrorType::HandshakeError | ErrorType::TLSWantX509Lookup => Reason::UpstreamTls,
+        ErrorType::TLSHandshakeFailure
+        | ErrorType::InvalidCert
+        | ErrorType::HandshakeError
+        | ErrorType::TLSWantX509Lookup => Reason::UpstreamTls,
         ErrorType::ConnectRefused
         | ErrorType::ConnectNoRoute
         | ErrorType::ConnectError
@@ -133,7 +138,10 @@ async fn write(session: &mut Session, reason: Reason, ctx: &Ctx) -> Result<()> {
     let mut header = ResponseHeader::build(status, Some(8))?;
     header.insert_header(CONTENT_TYPE, kind)?;
     header.insert_header(CONTENT_LENGTH, body.len())?;
-    header.insert_header("proxy-status", format!("pointsman; error={}; details=\"{}\"", reason.proxy_status(), reason.as_str()))?;
+    header.insert_header(
+        "proxy-status",
+        format!("pointsman; error={}; details=\"{}\"", reason.proxy_status(), reason.as_str()),
+    )?;
     header.insert_header("cache-control", "no-store")?;
     if let Some(id) = &ctx.client.request_id {
         header.insert_header(REQUEST_ID, id.clone())?;
@@ -151,7 +159,8 @@ fn body(reason: Reason, headers: &HeaderMap, ctx: &Ctx) -> (&'static str, Bytes)
     let id = ctx.client.request_id.as_ref().and_then(|id| id.to_str().ok()).unwrap_or_default();
     let accept = headers.get(ACCEPT).and_then(|accept| accept.to_str().ok()).unwrap_or_default();
     let text = accept.contains("text/") && !accept.contains("json");
-    let target = ctx.attempt.as_ref().filter(|_| ctx.snapshot.full_errors).map(|attempt| attempt.in_flight.endpoint().name());
+    let target =
+        ctx.attempt.as_ref().filter(|_| ctx.snapshot.full_errors).map(|attempt| attempt.in_flight.endpoint().name());
     if text {
         let target = target.map(|target| format!("target: {target}\n")).unwrap_or_default();
         let body = format!("{}\nreason: {}\nrequest id: {id}\n{target}", reason.message(), reason.as_str());

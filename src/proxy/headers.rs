@@ -14,7 +14,8 @@ pub const FORWARDED_HOST: HeaderName = HeaderName::from_static("x-forwarded-host
 /// The scheme that the client used.
 pub const FORWARDED_PROTO: HeaderName = HeaderName::from_static("x-forwarded-proto");
 /// Other headers that tell where a request came from; those of untrusted peers are removed.
-pub const OTHER_FORWARDED: [&str; 5] = ["forwarded", "x-forwarded-port", "x-forwarded-server", "x-forwarded-prefix", "x-real-ip"];
+pub const OTHER_FORWARDED: [&str; 5] =
+    ["forwarded", "x-forwarded-port", "x-forwarded-server", "x-forwarded-prefix", "x-real-ip"];
 
 // Names and values were checked when the configuration was compiled; inserting them cannot fail.
 impl Editable for RequestHeader {

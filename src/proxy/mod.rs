@@ -46,7 +46,12 @@ impl Gateway {
     /// A proxy that serves whatever `snapshot` holds; `draining` makes it close connections after
     /// their next answer.
     #[must_use]
-    pub fn new(snapshot: Arc<ArcSwap<Snapshot>>, metrics: Arc<Metrics>, access_log: Arc<AccessLog>, draining: Arc<AtomicBool>) -> Self {
+    pub fn new(
+        snapshot: Arc<ArcSwap<Snapshot>>,
+        metrics: Arc<Metrics>,
+        access_log: Arc<AccessLog>,
+        draining: Arc<AtomicBool>,
+    ) -> Self {
         Self { snapshot, metrics, access_log, draining }
     }
 
@@ -84,7 +89,12 @@ impl ProxyHttp for Gateway {
         upstream::connect_failed(ctx, error)
     }
 
-    async fn upstream_request_filter(&self, session: &mut Session, request: &mut RequestHeader, ctx: &mut Ctx) -> Result<()> {
+    async fn upstream_request_filter(
+        &self,
+        session: &mut Session,
+        request: &mut RequestHeader,
+        ctx: &mut Ctx,
+    ) -> Result<()> {
         upstream::prepare(session, request, ctx)
     }
 
@@ -92,11 +102,23 @@ impl ProxyHttp for Gateway {
         ctx.check_deadline()
     }
 
-    fn error_while_proxy(&self, _: &HttpPeer, session: &mut Session, error: Box<Error>, ctx: &mut Ctx, reused: bool) -> Box<Error> {
+    fn error_while_proxy(
+        &self,
+        _: &HttpPeer,
+        session: &mut Session,
+        error: Box<Error>,
+        ctx: &mut Ctx,
+        reused: bool,
+    ) -> Box<Error> {
         upstream::broke(session, ctx, error, reused)
     }
 
-    async fn upstream_response_filter(&self, _: &mut Session, answer: &mut ResponseHeader, ctx: &mut Ctx) -> Result<()> {
+    async fn upstream_response_filter(
+        &self,
+        _: &mut Session,
+        answer: &mut ResponseHeader,
+        ctx: &mut Ctx,
+    ) -> Result<()> {
         response::judge(answer, ctx);
         Ok(())
     }
@@ -105,7 +127,13 @@ impl ProxyHttp for Gateway {
         response::prepare(session, answer, ctx, self.is_draining())
     }
 
-    fn response_body_filter(&self, _: &mut Session, _: &mut Option<Bytes>, _: bool, ctx: &mut Ctx) -> Result<Option<Duration>> {
+    fn response_body_filter(
+        &self,
+        _: &mut Session,
+        _: &mut Option<Bytes>,
+        _: bool,
+        ctx: &mut Ctx,
+    ) -> Result<Option<Duration>> {
         ctx.check_deadline().map(|()| None)
     }
 

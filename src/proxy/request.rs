@@ -92,7 +92,12 @@ pub fn route(session: &mut Session, ctx: &mut Ctx) -> Result<()> {
 }
 
 /// The path and query to forward, if other than what was sent.
-fn forwarded(rewrite: &crate::filter::Rewrite, path: &Cow<'_, str>, query: Option<&str>, absolute: bool) -> Option<String> {
+fn forwarded(
+    rewrite: &crate::filter::Rewrite,
+    path: &Cow<'_, str>,
+    query: Option<&str>,
+    absolute: bool,
+) -> Option<String> {
     match path {
         Cow::Borrowed(_) if rewrite.is_identity() && !absolute => None,
         path => Some(with_query(rewrite.apply(path), query)),

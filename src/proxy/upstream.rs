@@ -81,7 +81,8 @@ pub fn broke(session: &mut Session, ctx: &mut Ctx, mut error: Box<Error>, reused
         ended(ctx, if timeout { Outcome::Timeout } else { Outcome::Reset });
     }
     let begun = session.response_written().is_some_and(|answer| !answer.status.is_informational());
-    let repeatable = session.req_header().method.is_idempotent() && !session.as_ref().retry_buffer_truncated() && !begun;
+    let repeatable =
+        session.req_header().method.is_idempotent() && !session.as_ref().retry_buffer_truncated() && !begun;
     // The endpoint closed an idle connection just as it was used; a write then fails at once.
     let stale = reused && *error.esource() == ErrorSource::Upstream && *error.etype() == ErrorType::WriteError;
     if !repeatable || ctx.attempts >= MAX_ATTEMPTS {
@@ -109,7 +110,8 @@ pub fn prepare(session: &Session, request: &mut RequestHeader, ctx: &Ctx) -> Res
     let Some(routed) = &ctx.routed else { return Ok(()) };
     let host = original_host(session);
     if let Some(target) = &routed.target {
-        let uri = target.parse().map_err(|cause| Error::because(ErrorType::InternalError, "the forwarded path", cause))?;
+        let uri =
+            target.parse().map_err(|cause| Error::because(ErrorType::InternalError, "the forwarded path", cause))?;
         request.set_uri(uri);
     }
     forwarding_headers(request, host.as_ref(), ctx)?;

@@ -33,7 +33,11 @@ impl std::fmt::Display for Change {
 pub fn changes(old: (&Snapshot, &Config), new: (&Snapshot, &Config)) -> Vec<Change> {
     let (old, new) = (outline(old.0, old.1), outline(new.0, new.1));
     let mut list = Vec::new();
-    let change = |how: &str, (what, name): &(&'static str, String)| Change { how: how.to_owned(), what: (*what).to_owned(), name: name.clone() };
+    let change = |how: &str, (what, name): &(&'static str, String)| Change {
+        how: how.to_owned(),
+        what: (*what).to_owned(),
+        name: name.clone(),
+    };
     for (key, text) in &new {
         match old.get(key) {
             None => list.push(change("added", key)),

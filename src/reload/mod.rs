@@ -14,9 +14,10 @@ use arc_swap::ArcSwap;
 use serde::Serialize;
 use tokio::sync::{Mutex, mpsc, oneshot};
 
+use crate::config::load::Loaded;
 use crate::config::{Config, Diagnostics, Sources};
 use crate::provider::{File, Provider};
-use crate::snapshot::{Input, Snapshot, compile};
+use crate::snapshot::{Compiled, Input, Snapshot, compile};
 use crate::telemetry::Metrics;
 use crate::upstream::discovery;
 
@@ -157,8 +158,10 @@ impl Reloader {
 
     async fn update(&mut self) -> Report {
         let previous = self.snapshot.load_full();
-        let loaded = self.file.load();
-        let compiled = compile(&Input { loaded: &loaded, base: self.file.path(), previous: Some(&previous), metrics: &self.metrics });
+        let (loaded, compiled) = match self.compile(&previous).await {
+            Ok(done) => done,
+            Err(problem) => return self.broken(&problem),
+        };
         let changes = match (compiled.snapshot, compiled.effective) {
             (Some(next), Some(config)) => Some(self.publish(&previous, next, config).await),
             _ => None,
@@ -175,6 +178,31 @@ impl Reloader {
         };
         self.remember(&report, &compiled.found).await;
         report
+    }
+
+    /// Large files take long; probes and checks go on meanwhile.
+    async fn compile(&self, previous: &Arc<Snapshot>) -> Result<(Loaded, Compiled), tokio::task::JoinError> {
+        let (file, previous, metrics) = (self.file.clone(), Arc::clone(previous), Arc::clone(&self.metrics));
+        let work = move || {
+            let loaded = file.load();
+            let compiled =
+                compile(&Input { loaded: &loaded, base: file.path(), previous: Some(&previous), metrics: &metrics });
+            (loaded, compiled)
+        };
+        tokio::task::spawn_blocking(work).await
+    }
+
+    /// The compiler itself failed, which no configuration should make it do.
+    fn broken(&self, problem: &tokio::task::JoinError) -> Report {
+        tracing::error!(%problem, "the configuration could not be compiled; the last good one keeps serving");
+        self.metrics.reloaded(false);
+        Report {
+            applied: false,
+            generation: self.snapshot.load().generation,
+            changes: Vec::new(),
+            text: format!("internal error: {problem}"),
+            diagnostics: serde_json::Value::Array(Vec::new()),
+        }
     }
 
     async fn publish(&mut self, previous: &Snapshot, next: Snapshot, config: Config) -> Vec<Change> {
@@ -196,9 +224,19 @@ impl Reloader {
     async fn remember(&self, report: &Report, found: &Diagnostics) {
         let findings = found.summary();
         if report.applied {
-            tracing::info!(generation = report.generation, changes = report.changes.len(), findings, "configuration reloaded");
+            tracing::info!(
+                generation = report.generation,
+                changes = report.changes.len(),
+                findings,
+                "configuration reloaded"
+            );
         } else {
-            tracing::error!(generation = report.generation, findings, report = report.text, "configuration refused; the last good one keeps serving");
+            tracing::error!(
+                generation = report.generation,
+                findings,
+                report = report.text,
+                "configuration refused; the last good one keeps serving"
+            );
         }
         let mut shown = self.shown.lock().await;
         shown.history.truncate(HISTORY - 1);

@@ -51,9 +51,9 @@ fn is_catch_all<T>(route: &Definition<T>) -> bool {
 fn conflict<T>(table: &RouteTable<T>, catch_alls: &[usize], index: usize, route: &Definition<T>) -> Option<Conflict> {
     let mut unreachable = None;
     for host in &route.hosts {
-        let by = earlier(table, catch_alls, index, route, host).into_iter().find(|by| {
-            table.get(*by).is_some_and(|other| covers(other, route, host))
-        });
+        let by = earlier(table, catch_alls, index, route, host)
+            .into_iter()
+            .find(|by| table.get(*by).is_some_and(|other| covers(other, route, host)));
         let Some((by, other)) = by.and_then(|by| Some((by, table.get(by)?))) else {
             return None;
         };
@@ -67,7 +67,13 @@ fn conflict<T>(table: &RouteTable<T>, catch_alls: &[usize], index: usize, route:
 }
 
 /// The routes that a request for this one meets before it.
-fn earlier<T>(table: &RouteTable<T>, catch_alls: &[usize], index: usize, route: &Definition<T>, host: &HostPattern) -> Vec<usize> {
+fn earlier<T>(
+    table: &RouteTable<T>,
+    catch_alls: &[usize],
+    index: usize,
+    route: &Definition<T>,
+    host: &HostPattern,
+) -> Vec<usize> {
     let Some(path) = route.path.witness() else {
         let before = |other: &usize| {
             let Some(rival) = table.get(*other) else { return false };
@@ -150,8 +156,14 @@ mod tests {
         let cases = [
             (vec![route("*", "/*", 1, &[]), route("a.b", "/x/:y", 0, &[])], witness("http://a.b/x/anything")),
             (vec![route("*", "/a/:x", 0, &[]), route("*", "/a/*", 0, &[])], None),
-            (vec![route("*", "/:x/b", 0, &[]), route("*", "/*/b", 0, &["GET"])], witness("http://any.example/anything/b")),
-            (vec![route("*", "/*/b", 1, &[]), route("*", "/:x/b", 0, &["GET"])], witness("http://any.example/anything/b")),
+            (
+                vec![route("*", "/:x/b", 0, &[]), route("*", "/*/b", 0, &["GET"])],
+                witness("http://any.example/anything/b"),
+            ),
+            (
+                vec![route("*", "/*/b", 1, &[]), route("*", "/:x/b", 0, &["GET"])],
+                witness("http://any.example/anything/b"),
+            ),
         ];
         for (routes, expected) in cases {
             let conflicts = found(routes);

@@ -98,7 +98,9 @@ fn check_name(name: &str, written: &str) -> Result<(), String> {
         return Err("`*` stands only at the front, as in `*.example.com`".to_owned());
     }
     let label = |label: &str| {
-        !label.is_empty() && label.len() <= 63 && label.bytes().all(|byte| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'_'))
+        !label.is_empty()
+            && label.len() <= 63
+            && label.bytes().all(|byte| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'_'))
     };
     if name.len() > MAX_HOST || !name.split('.').all(label) {
         return Err(format!("`{written}` is not a host name; international names are written in their `xn--` form"));
@@ -178,14 +180,22 @@ mod tests {
     #[test]
     fn wildcards_take_one_or_more_labels() {
         let wildcard = HostPattern::parse("*.Example.com").unwrap();
-        for (host, expected) in [("a.example.com", true), ("a.b.example.com", true), ("example.com", false), (".example.com", false), ("xexample.com", false)] {
+        for (host, expected) in [
+            ("a.example.com", true),
+            ("a.b.example.com", true),
+            ("example.com", false),
+            (".example.com", false),
+            ("xexample.com", false),
+        ] {
             assert_eq!(wildcard.matches(host), expected, "{host}");
         }
     }
 
     #[test]
     fn bad_hosts_are_refused() {
-        for text in ["", "a..b", "http://a", "a/b", "a:80", "*a.com", "a.*.com", "a b", "bücher.de", "[::1", "[1.2.3.4]"] {
+        for text in
+            ["", "a..b", "http://a", "a/b", "a:80", "*a.com", "a.*.com", "a b", "bücher.de", "[::1", "[1.2.3.4]"]
+        {
             assert!(HostPattern::parse(text).is_err(), "{text}");
         }
     }

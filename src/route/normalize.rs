@@ -70,7 +70,10 @@ const PLAIN: [bool; 256] = {
     let mut table = [false; 256];
     let mut byte = 0x21;
     while byte < 0x7f {
-        table[byte] = !matches!(byte as u8, b'%' | b'\\' | b';' | b'?' | b'#' | b'"' | b'<' | b'>' | b'^' | b'`' | b'{' | b'|' | b'}');
+        table[byte] = !matches!(
+            byte as u8,
+            b'%' | b'\\' | b';' | b'?' | b'#' | b'"' | b'<' | b'>' | b'^' | b'`' | b'{' | b'|' | b'}'
+        );
         byte += 1;
     }
     table
@@ -87,7 +90,8 @@ fn unescape(path: &[u8]) -> Result<String, PathError> {
     while let Some(byte) = bytes.next() {
         match byte {
             b'%' => {
-                let mut digit = || bytes.next().and_then(|byte| (byte as char).to_digit(16)).ok_or(PathError::InvalidEscape);
+                let mut digit =
+                    || bytes.next().and_then(|byte| (byte as char).to_digit(16)).ok_or(PathError::InvalidEscape);
                 let value = u8::try_from(digit()? * 16 + digit()?).map_err(|_| PathError::InvalidEscape)?;
                 match value {
                     value if value.is_ascii_control() => return Err(PathError::Control),
@@ -224,7 +228,7 @@ mod tests {
             ("/%7f", PathError::Control),
             ("/a\\b", PathError::Backslash),
             ("/a\u{1}", PathError::Control),
-        ("/a#b", PathError::Fragment),
+            ("/a#b", PathError::Fragment),
         ];
         for (path, error) in cases {
             assert_eq!(normalize(path, false), Err(error), "{path}");

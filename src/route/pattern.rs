@@ -84,7 +84,12 @@ impl PathPattern {
                 if let Segment::Parameter(name) = &segment
                     && segments.contains(&Segment::Parameter(name.clone()))
                 {
-                    return Err(refuse(at, part.len(), &format!("`:{name}` stands twice"), "give each parameter its own name".to_owned()));
+                    return Err(refuse(
+                        at,
+                        part.len(),
+                        &format!("`:{name}` stands twice"),
+                        "give each parameter its own name".to_owned(),
+                    ));
                 }
                 segments.push(segment);
             }
@@ -204,20 +209,38 @@ fn parse_segment(part: &str, last: bool) -> Result<Segment, PatternError> {
     }
     if let Some(at) = part.find('*') {
         let before = part.split('*').next().unwrap_or_default();
-        let help = format!("write `/{before}/*`, which also matches `/{before}` itself, or a regular expression after `~`");
+        let help =
+            format!("write `/{before}/*`, which also matches `/{before}` itself, or a regular expression after `~`");
         return Err(refuse(at, 1, "`*` stands for a whole segment", help));
     }
     if part.is_empty() && !last {
-        return Err(refuse(0, 1, "an empty segment in a path pattern", "requests have repeated slashes merged; write one".to_owned()));
+        return Err(refuse(
+            0,
+            1,
+            "an empty segment in a path pattern",
+            "requests have repeated slashes merged; write one".to_owned(),
+        ));
     }
     if let Some(at) = part.find(['?', '#']) {
-        return Err(refuse(at, part.len() - at, "a path pattern has no query or fragment", "use `query:` for tests on the query".to_owned()));
+        return Err(refuse(
+            at,
+            part.len() - at,
+            "a path pattern has no query or fragment",
+            "use `query:` for tests on the query".to_owned(),
+        ));
     }
     let path = format!("/{part}");
     match normalize(&path, false) {
         Ok(normal) if normal.len() > 1 || part.is_empty() => Ok(Segment::Literal(normal[1..].into())),
-        Ok(_) => Err(refuse(0, part.len(), "a dot segment in a path pattern", "requests have `.` and `..` resolved before matching".to_owned())),
-        Err(problem) => Err(refuse(0, part.len(), &problem.to_string(), "no request could match this pattern".to_owned())),
+        Ok(_) => Err(refuse(
+            0,
+            part.len(),
+            "a dot segment in a path pattern",
+            "requests have `.` and `..` resolved before matching".to_owned(),
+        )),
+        Err(problem) => {
+            Err(refuse(0, part.len(), &problem.to_string(), "no request could match this pattern".to_owned()))
+        }
     }
 }
 
@@ -231,7 +254,13 @@ fn parse_parameter(name: &str) -> Result<Segment, PatternError> {
 }
 
 fn parse_regex(source: &str) -> Result<PathPattern, PatternError> {
-    let wrong = |message: String, help: &str| PatternError { message, help: help.to_owned(), at: 1, length: source.len(), regex: true };
+    let wrong = |message: String, help: &str| PatternError {
+        message,
+        help: help.to_owned(),
+        at: 1,
+        length: source.len(),
+        regex: true,
+    };
     if !source.trim_start_matches('^').starts_with(['/', '(', '[', '\\', '.']) {
         return Err(wrong("an expression that no path matches".to_owned(), "every path begins with `/`: write `~^/…`"));
     }

@@ -273,7 +273,9 @@ mod tests {
         headers.append("cookie", "a=1; b=\"2\"".parse().unwrap());
         headers.append("cookie", "c=3".parse().unwrap());
         let request = request(None, &headers);
-        for (name, value, expected) in [("a", "1", true), ("b", "2", true), ("c", "3", true), ("c", "1", false), ("d", "", false)] {
+        for (name, value, expected) in
+            [("a", "1", true), ("b", "2", true), ("c", "3", true), ("c", "1", false), ("d", "", false)]
+        {
             assert_eq!(cookie_passes(name, &Check::Exact(value.into()), &request), expected, "{name}");
         }
     }

@@ -43,7 +43,13 @@ struct Tier {
 }
 
 /// The rank of one host of a route; less goes first. The whole order of the table.
-type Rank = (std::cmp::Reverse<i32>, (u8, std::cmp::Reverse<usize>), Specificity, (bool, std::cmp::Reverse<usize>, bool), RouteId);
+type Rank = (
+    std::cmp::Reverse<i32>,
+    (u8, std::cmp::Reverse<usize>),
+    Specificity,
+    (bool, std::cmp::Reverse<usize>, bool),
+    RouteId,
+);
 
 impl<T> Default for RouteTable<T> {
     fn default() -> Self {
@@ -116,7 +122,8 @@ impl<T> RouteTable<T> {
     /// Every host of every route in true match order, as indices of the file's order.
     #[must_use]
     pub fn ranked(&self) -> Vec<(usize, &HostPattern)> {
-        let entries = self.routes.iter().enumerate().flat_map(|(index, route)| route.hosts.iter().map(move |host| (index, host)));
+        let entries =
+            self.routes.iter().enumerate().flat_map(|(index, route)| route.hosts.iter().map(move |host| (index, host)));
         let mut list: Vec<_> = entries.collect();
         list.sort_by_cached_key(|(index, host)| self.rank(*index, host));
         list

@@ -159,7 +159,13 @@ impl PathTree {
     }
 
     /// Visits the patterns that end with the path, and remembers trailing wildcards passed.
-    fn descend(&self, (at, depth): (u32, u32), rest: Option<&str>, met: &mut Met, visit: &mut impl FnMut(RouteId) -> bool) -> bool {
+    fn descend(
+        &self,
+        (at, depth): (u32, u32),
+        rest: Option<&str>,
+        met: &mut Met,
+        visit: &mut impl FnMut(RouteId) -> bool,
+    ) -> bool {
         let node = &self.nodes[at as usize];
         if !node.wildcards.is_empty() {
             if let Some(free) = met.nodes.get_mut(met.count) {
@@ -200,7 +206,12 @@ impl PathTree {
     }
 
     /// Visits the trailing wildcards exactly `depth` segments below a node.
-    fn wildcards_at(&self, (at, depth): (u32, usize), rest: Option<&str>, visit: &mut impl FnMut(RouteId) -> bool) -> bool {
+    fn wildcards_at(
+        &self,
+        (at, depth): (u32, usize),
+        rest: Option<&str>,
+        visit: &mut impl FnMut(RouteId) -> bool,
+    ) -> bool {
         let node = &self.nodes[at as usize];
         if depth == 0 {
             return node.wildcards.iter().any(|route| visit(*route));
@@ -260,7 +271,12 @@ mod tests {
     #[test]
     fn more_wildcards_than_are_remembered_keep_their_order() {
         let all: Vec<String> = (0..32u32)
-            .map(|bits| (0..5).map(|at| if bits >> at & 1 == 0 { format!("/s{at}") } else { format!("/:p{at}") }).collect::<String>() + "/*")
+            .map(|bits| {
+                (0..5)
+                    .map(|at| if bits >> at & 1 == 0 { format!("/s{at}") } else { format!("/:p{at}") })
+                    .collect::<String>()
+                    + "/*"
+            })
             .collect();
         let patterns: Vec<&str> = all.iter().map(String::as_str).collect();
         let seen = order(&patterns, "/s0/s1/s2/s3/s4/x");

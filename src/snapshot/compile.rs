@@ -80,7 +80,9 @@ fn unchanged(input: &Input<'_>, fixed: &Fixed, found: &mut Diagnostics) -> bool 
         return true;
     }
     let message = format!("a reload cannot change {}", changed.join(" and "));
-    found.push(Diagnostic::new(Code::NeedsUpgrade, message).help("needs upgrade: restart the service to apply the whole file"));
+    found.push(
+        Diagnostic::new(Code::NeedsUpgrade, message).help("needs upgrade: restart the service to apply the whole file"),
+    );
     false
 }
 
@@ -99,7 +101,14 @@ impl<'a> Scope<'a> {
     }
 
     /// Reports a finding at a place.
-    pub(super) fn report(&mut self, code: Code, message: impl Into<String>, span: Span, label: &str, help: impl Into<String>) {
+    pub(super) fn report(
+        &mut self,
+        code: Code,
+        message: impl Into<String>,
+        span: Span,
+        label: &str,
+        help: impl Into<String>,
+    ) {
         self.found.push(Diagnostic::at(code, message, span, label).help(help));
     }
 }

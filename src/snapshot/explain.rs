@@ -5,10 +5,10 @@ use std::net::IpAddr;
 use http::{HeaderMap, Method, Uri};
 use serde::{Deserialize, Serialize};
 
+use crate::route::Verdict;
 use crate::route::host::Host;
 use crate::route::normalize::normalize;
 use crate::route::predicate::Request;
-use crate::route::Verdict;
 
 use super::{Action, Route, Snapshot};
 
@@ -70,12 +70,20 @@ impl Snapshot {
     pub fn explain(&self, question: &Question) -> Result<Explanation, String> {
         let method: Method = question.method.parse().map_err(|_| format!("`{}` is not a method", question.method))?;
         let url: Uri = question.url.parse().map_err(|error| format!("`{}` is not a URL: {error}", question.url))?;
-        let authority = url.authority().ok_or_else(|| format!("`{}` has no host: write http://host/path", question.url))?;
+        let authority =
+            url.authority().ok_or_else(|| format!("`{}` has no host: write http://host/path", question.url))?;
         let headers = headers(&question.headers)?;
         let strict = self.listeners.iter().all(|listener| listener.strict_paths) && !self.listeners.is_empty();
         let host = Host::new(authority.as_str());
         let path = normalize(url.path(), strict).map_err(|error| format!("answered with 400 bad_request: {error}"))?;
-        let request = Request { method: &method, host: host.as_str(), path: &path, query: url.query(), headers: &headers, client: question.client };
+        let request = Request {
+            method: &method,
+            host: host.as_str(),
+            path: &path,
+            query: url.query(),
+            headers: &headers,
+            client: question.client,
+        };
         Ok(self.describe(&request))
     }
 
@@ -116,7 +124,10 @@ impl Snapshot {
             let host = route.hosts.iter().any(|host| host.matches(request.host));
             let path = route.path.matches(request.path);
             let verdict = match (host, path) {
-                (false, true) => format!("the host is not {}", route.hosts.iter().map(ToString::to_string).collect::<Vec<_>>().join(" or ")),
+                (false, true) => format!(
+                    "the host is not {}",
+                    route.hosts.iter().map(ToString::to_string).collect::<Vec<_>>().join(" or ")
+                ),
                 (true, false) => format!("the path does not match {}", route.path),
                 _ => return None,
             };
@@ -135,7 +146,8 @@ fn act(explanation: &mut Explanation, route: &Route, request: &Request<'_>) {
         Action::Redirect { status, to } => {
             let mut place = String::new();
             to.expand(request.path, &mut place);
-            (explanation.action, explanation.status) = (Some(format!("redirect to {place}{query}")), Some(status.as_u16()));
+            (explanation.action, explanation.status) =
+                (Some(format!("redirect to {place}{query}")), Some(status.as_u16()));
         }
         Action::Forward { upstream, rewrite } => {
             let host = upstream.settings().host.as_ref().and_then(|host| host.to_str().ok()).unwrap_or(request.host);

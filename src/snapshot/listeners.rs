@@ -17,15 +17,33 @@ pub(super) fn compile(scope: &mut Scope<'_>) -> Vec<Listener> {
         let span = written.address.span;
         let Ok(address) = written.address.parse::<SocketAddr>() else {
             let help = "write an IP address and a port, such as `0.0.0.0:80` or `[::]:80`";
-            scope.report(Code::Listener, format!("`{}` is not an address to listen on", written.address), span, "here", help);
+            scope.report(
+                Code::Listener,
+                format!("`{}` is not an address to listen on", written.address),
+                span,
+                "here",
+                help,
+            );
             continue;
         };
         if address.port() == 0 {
-            scope.report(Code::Listener, "a listener needs a port", span, "port 0", "clients could not know a port that the system picks");
+            scope.report(
+                Code::Listener,
+                "a listener needs a port",
+                span,
+                "port 0",
+                "clients could not know a port that the system picks",
+            );
             continue;
         }
         if listeners.iter().any(|known| known.address == address) {
-            scope.report(Code::Listener, format!("two listeners at `{address}`"), span, "again here", "remove one of the two");
+            scope.report(
+                Code::Listener,
+                format!("two listeners at `{address}`"),
+                span,
+                "again here",
+                "remove one of the two",
+            );
             continue;
         }
         listeners.push(Listener {
@@ -37,7 +55,13 @@ pub(super) fn compile(scope: &mut Scope<'_>) -> Vec<Listener> {
         });
     }
     if scope.config.listeners.is_empty() {
-        let span = scope.input.loaded.root.as_ref().and_then(|root| root.entry("listeners")).map_or(Span::default(), |(key, _)| key.span);
+        let span = scope
+            .input
+            .loaded
+            .root
+            .as_ref()
+            .and_then(|root| root.entry("listeners"))
+            .map_or(Span::default(), |(key, _)| key.span);
         let help = "for example `listeners: [{ address: \"0.0.0.0:8080\" }]`";
         scope.report(Code::Listener, "no listener: the gateway would not be reachable", span, "", help);
     }
@@ -52,7 +76,13 @@ pub(super) fn fixed(scope: &mut Scope<'_>, listeners: &[Listener]) -> Option<Fix
     let admin = match admin_address(text, scope) {
         Ok(address) => address,
         Err(problem) => {
-            scope.report(Code::Admin, problem, span, "here", "use a loopback address such as `127.0.0.1:9901`, or `unix:/run/pointsman/admin.sock`");
+            scope.report(
+                Code::Admin,
+                problem,
+                span,
+                "here",
+                "use a loopback address such as `127.0.0.1:9901`, or `unix:/run/pointsman/admin.sock`",
+            );
             return None;
         }
     };

@@ -29,7 +29,9 @@ pub(super) fn compile(scope: &mut Scope<'_>) -> RouteTable<Arc<Route>> {
     for written in &scope.config.routes {
         let Some(draft) = draft(scope, &written.value) else { continue };
         let name = unique(scope, &mut names, draft.name(), written);
-        let metrics = known.get(name.as_str()).map_or_else(|| Arc::new(RouteMetrics::new(scope.input.metrics, &name)), |known| Arc::clone(known));
+        let metrics = known
+            .get(name.as_str())
+            .map_or_else(|| Arc::new(RouteMetrics::new(scope.input.metrics, &name)), |known| Arc::clone(known));
         definitions.push(draft.finish(&written.value, name, metrics));
         spans.push(written.value.path.span);
     }
@@ -59,7 +61,12 @@ fn describe(table: &RouteTable<Arc<Route>>, spans: &[Span], conflict: Conflict) 
 }
 
 /// A route's own name, else one made of what it matches; made unique.
-fn unique(scope: &mut Scope<'_>, names: &mut HashSet<String>, made: String, written: &Spanned<config::Route>) -> String {
+fn unique(
+    scope: &mut Scope<'_>,
+    names: &mut HashSet<String>,
+    made: String,
+    written: &Spanned<config::Route>,
+) -> String {
     match &written.value.name {
         Some(name) => {
             if let Err(problem) = check_name(name) {
@@ -95,7 +102,8 @@ struct Draft {
 impl Draft {
     /// A name made of what the route matches.
     fn name(&self) -> String {
-        let host = self.hosts.first().filter(|host| **host != HostPattern::Any).map(ToString::to_string).unwrap_or_default();
+        let host =
+            self.hosts.first().filter(|host| **host != HostPattern::Any).map(ToString::to_string).unwrap_or_default();
         let method = self.tests.methods.first().map(|method| format!("{method} ")).unwrap_or_default();
         format!("{method}{host}{}", self.path)
     }
@@ -117,7 +125,14 @@ fn draft(scope: &mut Scope<'_>, route: &config::Route) -> Option<Draft> {
     let response_edits = edits(scope, &route.headers.response);
     let path = path?;
     let action = action(scope, route, &path);
-    Some(Draft { path, hosts: hosts?, tests: tests?, action: action?, request_edits: request_edits?, response_edits: response_edits? })
+    Some(Draft {
+        path,
+        hosts: hosts?,
+        tests: tests?,
+        action: action?,
+        request_edits: request_edits?,
+        response_edits: response_edits?,
+    })
 }
 
 fn pattern(scope: &mut Scope<'_>, path: &Spanned<String>) -> Option<PathPattern> {
@@ -160,7 +175,13 @@ fn tests(scope: &mut Scope<'_>, route: &config::Route) -> Option<Tests> {
             (Ok(name), Some(check)) => headers.push((name, check)),
             (Err(_), _) => {
                 sound = false;
-                scope.report(Code::Header, format!("`{name}` is not a header name"), name.span, "here", "header names are tokens, such as `x-beta`");
+                scope.report(
+                    Code::Header,
+                    format!("`{name}` is not a header name"),
+                    name.span,
+                    "here",
+                    "header names are tokens, such as `x-beta`",
+                );
             }
             (Ok(_), None) => sound = false,
         }
@@ -181,11 +202,23 @@ fn methods(scope: &mut Scope<'_>, written: &OneOrMany<Spanned<String>>) -> Optio
             Ok(method) if upper == text.value && method != Method::CONNECT => methods.push(method),
             Ok(_) if upper != text.value => {
                 sound = false;
-                scope.report(Code::Method, format!("`{text}` is not an upper-case method"), text.span, "here", format!("methods are case-sensitive: write `{upper}`"));
+                scope.report(
+                    Code::Method,
+                    format!("`{text}` is not an upper-case method"),
+                    text.span,
+                    "here",
+                    format!("methods are case-sensitive: write `{upper}`"),
+                );
             }
             _ => {
                 sound = false;
-                scope.report(Code::Method, format!("`{text}` is not a method that can be routed"), text.span, "here", "write a method such as GET or POST");
+                scope.report(
+                    Code::Method,
+                    format!("`{text}` is not a method that can be routed"),
+                    text.span,
+                    "here",
+                    "write a method such as GET or POST",
+                );
             }
         }
     }
@@ -206,7 +239,13 @@ fn check(scope: &mut Scope<'_>, test: &Spanned<Test>) -> Option<Check> {
             Err(error) => {
                 let message = error.to_string();
                 let last = message.lines().last().unwrap_or_default().trim_start_matches("error: ").to_owned();
-                scope.report(Code::Regex, last, test.span, "here", "expressions are those of the Rust `regex` crate: linear time, no look-around");
+                scope.report(
+                    Code::Regex,
+                    last,
+                    test.span,
+                    "here",
+                    "expressions are those of the Rust `regex` crate: linear time, no look-around",
+                );
                 None
             }
         },
@@ -220,13 +259,23 @@ fn edits(scope: &mut Scope<'_>, written: &config::HeaderEdits) -> Option<HeaderE
     Some(HeaderEdits { remove: remove?, set: set?, add: add? })
 }
 
-fn header_pairs(scope: &mut Scope<'_>, written: &Named<Spanned<String>>, editing: bool) -> Option<Vec<(HeaderName, HeaderValue)>> {
+fn header_pairs(
+    scope: &mut Scope<'_>,
+    written: &Named<Spanned<String>>,
+    editing: bool,
+) -> Option<Vec<(HeaderName, HeaderValue)>> {
     let mut pairs = Vec::new();
     let mut sound = true;
     for (name, value) in written.iter() {
         let parsed = HeaderValue::from_str(value);
         if parsed.is_err() {
-            scope.report(Code::Header, format!("the value of `{name}` has a character that no header may have"), value.span, "here", "values are visible ASCII characters and spaces");
+            scope.report(
+                Code::Header,
+                format!("the value of `{name}` has a character that no header may have"),
+                value.span,
+                "here",
+                "values are visible ASCII characters and spaces",
+            );
         }
         match (header_name(scope, name, editing), parsed) {
             (Some(name), Ok(value)) => pairs.push((name, value)),
@@ -240,11 +289,23 @@ fn header_name(scope: &mut Scope<'_>, name: &Spanned<String>, editing: bool) -> 
     match name.parse::<HeaderName>() {
         Ok(parsed) if !editing || may_edit(&parsed) => Some(parsed),
         Ok(_) => {
-            scope.report(Code::Header, format!("`{name}` cannot be edited"), name.span, "here", "it frames the message, belongs to the connection, or is set by the gateway");
+            scope.report(
+                Code::Header,
+                format!("`{name}` cannot be edited"),
+                name.span,
+                "here",
+                "it frames the message, belongs to the connection, or is set by the gateway",
+            );
             None
         }
         Err(_) => {
-            scope.report(Code::Header, format!("`{name}` is not a header name"), name.span, "here", "header names are tokens, such as `x-beta`");
+            scope.report(
+                Code::Header,
+                format!("`{name}` is not a header name"),
+                name.span,
+                "here",
+                "header names are tokens, such as `x-beta`",
+            );
             None
         }
     }
@@ -277,15 +338,28 @@ fn template(scope: &mut Scope<'_>, route: &config::Route, path: &PathPattern) ->
         (None, true) => ("/*", route.path.span),
         (Some(rewrite), false) => (rewrite.as_str(), rewrite.span),
         (Some(rewrite), true) => {
-            scope.report(Code::Rewrite, "a route has `rewrite` or `strip_prefix`, not both", rewrite.span, "here", "put the rest where it belongs in `rewrite`, as in `/v2/*`");
+            scope.report(
+                Code::Rewrite,
+                "a route has `rewrite` or `strip_prefix`, not both",
+                rewrite.span,
+                "here",
+                "put the rest where it belongs in `rewrite`, as in `/v2/*`",
+            );
             return None;
         }
     };
-    let result = if text.starts_with('/') { Template::new(path, text) } else { Err("a rewrite begins with `/`".to_owned()) };
+    let result =
+        if text.starts_with('/') { Template::new(path, text) } else { Err("a rewrite begins with `/`".to_owned()) };
     match result {
         Ok(template) => Some(Some(template)),
         Err(problem) => {
-            scope.report(Code::Rewrite, problem, span, "here", "`strip_prefix` and a last `*` need a path that ends in `/*`");
+            scope.report(
+                Code::Rewrite,
+                problem,
+                span,
+                "here",
+                "`strip_prefix` and a last `*` need a path that ends in `/*`",
+            );
             None
         }
     }
@@ -294,7 +368,13 @@ fn template(scope: &mut Scope<'_>, route: &config::Route, path: &PathPattern) ->
 fn respond_action(scope: &mut Scope<'_>, respond: &config::Respond) -> Option<Action> {
     let status = StatusCode::from_u16(respond.status.value).ok().filter(|status| (200..600).contains(&status.as_u16()));
     let Some(status) = status else {
-        scope.report(Code::InvalidValue, format!("{} is not a status to answer with", respond.status), respond.status.span, "here", "from 200 to 599");
+        scope.report(
+            Code::InvalidValue,
+            format!("{} is not a status to answer with", respond.status),
+            respond.status.span,
+            "here",
+            "from 200 to 599",
+        );
         return None;
     };
     let mut headers = header_pairs(scope, &respond.headers, true)?;
@@ -306,16 +386,32 @@ fn respond_action(scope: &mut Scope<'_>, respond: &config::Respond) -> Option<Ac
 }
 
 fn redirect_action(scope: &mut Scope<'_>, redirect: &config::Redirect, path: &PathPattern) -> Option<Action> {
-    let status = StatusCode::from_u16(redirect.status.value).ok().filter(|status| matches!(status.as_u16(), 301 | 302 | 303 | 307 | 308));
+    let status = StatusCode::from_u16(redirect.status.value)
+        .ok()
+        .filter(|status| matches!(status.as_u16(), 301 | 302 | 303 | 307 | 308));
     let Some(status) = status else {
-        scope.report(Code::InvalidValue, format!("{} is not a status of a redirect", redirect.status), redirect.status.span, "here", "301, 302, 303, 307 or 308");
+        scope.report(
+            Code::InvalidValue,
+            format!("{} is not a status of a redirect", redirect.status),
+            redirect.status.span,
+            "here",
+            "301, 302, 303, 307 or 308",
+        );
         return None;
     };
     let text = redirect.to.as_str();
     let safe = HeaderValue::from_str(text).is_ok()
-        && (text.starts_with("https://") || text.starts_with("http://") || text.starts_with('/') && !text.starts_with("//"));
+        && (text.starts_with("https://")
+            || text.starts_with("http://")
+            || text.starts_with('/') && !text.starts_with("//"));
     if !safe {
-        scope.report(Code::TargetUrl, format!("`{text}` is not a place to redirect to"), redirect.to.span, "here", "write a path that begins with one `/`, or a URL");
+        scope.report(
+            Code::TargetUrl,
+            format!("`{text}` is not a place to redirect to"),
+            redirect.to.span,
+            "here",
+            "write a path that begins with one `/`, or a URL",
+        );
         return None;
     }
     match Template::new(path, text) {

@@ -40,7 +40,8 @@ impl<'a> Book<'a> {
         let root = input.loaded.root.as_ref();
         let entries = root.and_then(|root| root.entry("upstreams")).map(|(_, list)| list.entries()).unwrap_or_default();
         let declared = entries.iter().map(|(key, _)| key.text.clone()).collect();
-        let mut book = Self { input, known: BTreeMap::new(), declared, used: BTreeSet::new(), defaults: config.defaults };
+        let mut book =
+            Self { input, known: BTreeMap::new(), declared, used: BTreeSet::new(), defaults: config.defaults };
         for (name, upstream) in config.upstreams.iter() {
             if let Err(problem) = check_name(name) {
                 found.push(Diagnostic::at(Code::Name, problem, name.span, "here"));
@@ -102,7 +103,9 @@ impl<'a> Book<'a> {
         }
         let message = format!("route sends traffic to unknown upstream `{name}`");
         let help = did_you_mean(name, self.declared.iter().map(String::as_str));
-        Lookup::Unknown(Diagnostic::at(Code::UnknownUpstream, message, span, "no upstream has this name").maybe_help(help))
+        Lookup::Unknown(
+            Diagnostic::at(Code::UnknownUpstream, message, span, "no upstream has this name").maybe_help(help),
+        )
     }
 
     /// All upstreams by name; warns of those that no route uses.
@@ -124,7 +127,12 @@ pub(super) fn check_name(name: &str) -> Result<(), String> {
     Ok(())
 }
 
-fn settings(input: &Input<'_>, name: &Spanned<String>, written: &config::Upstream, found: &mut Diagnostics) -> Option<Settings> {
+fn settings(
+    input: &Input<'_>,
+    name: &Spanned<String>,
+    written: &config::Upstream,
+    found: &mut Diagnostics,
+) -> Option<Settings> {
     let locations = locations(written, found);
     let tls = tls_settings(input, name, written, found);
     let health = health(written, found);
@@ -162,7 +170,10 @@ fn locations(written: &config::Upstream, found: &mut Diagnostics) -> Option<Vec<
             }
             Ok(location) if list.iter().any(|known| known.host == location.host && known.port == location.port) => {
                 let message = format!("the endpoint `{}` stands twice", endpoint.address);
-                found.push(Diagnostic::at(Code::Endpoint, message, endpoint.span, "again here").help("use `weight` to give it more requests"));
+                found.push(
+                    Diagnostic::at(Code::Endpoint, message, endpoint.span, "again here")
+                        .help("use `weight` to give it more requests"),
+                );
                 sound = false;
             }
             Ok(location) => list.push(location),
@@ -177,7 +188,8 @@ fn location(address: &str, weight: u32) -> Result<Location, String> {
     let port = port.ok_or_else(|| format!("the endpoint `{address}` has no port"))?;
     let port = port.parse().ok().filter(|port| *port != 0).ok_or_else(|| format!("`{port}` is not a port"))?;
     let location = Location { host: host.to_ascii_lowercase(), port, weight };
-    let is_name = crate::route::HostPattern::parse(host).is_ok_and(|pattern| matches!(pattern, crate::route::HostPattern::Exact(_)));
+    let is_name = crate::route::HostPattern::parse(host)
+        .is_ok_and(|pattern| matches!(pattern, crate::route::HostPattern::Exact(_)));
     let numeric = host.bytes().all(|byte| byte.is_ascii_digit() || byte == b'.');
     if location.address().is_none() && (!is_name || numeric) {
         return Err(format!("`{host}` is neither an address nor a host name"));
@@ -185,14 +197,22 @@ fn location(address: &str, weight: u32) -> Result<Location, String> {
     Ok(location)
 }
 
-fn tls_settings(input: &Input<'_>, name: &Spanned<String>, written: &config::Upstream, found: &mut Diagnostics) -> Option<Option<Tls>> {
+fn tls_settings(
+    input: &Input<'_>,
+    name: &Spanned<String>,
+    written: &config::Upstream,
+    found: &mut Diagnostics,
+) -> Option<Option<Tls>> {
     let Some(tls) = &written.tls else { return Some(None) };
     let first = written.endpoints.first().map(|endpoint| host::without_port(&endpoint.address));
     let sni = tls.sni.as_ref().map(|sni| sni.value.as_str()).or(first).unwrap_or_default();
     let is_address = sni.trim_start_matches('[').trim_end_matches(']').parse::<std::net::IpAddr>().is_ok();
     if sni.is_empty() || is_address && tls.sni.is_none() {
         let message = format!("TLS to the upstream `{name}` needs a server name to verify");
-        found.push(Diagnostic::at(Code::Tls, message, tls.span, "no server name").help("give one: `tls: { sni: users.internal }`"));
+        found.push(
+            Diagnostic::at(Code::Tls, message, tls.span, "no server name")
+                .help("give one: `tls: { sni: users.internal }`"),
+        );
         return None;
     }
     let authorities = match &tls.ca {
@@ -230,7 +250,12 @@ fn health(written: &config::Upstream, found: &mut Diagnostics) -> Option<Option<
         rise: health.rise.map_or(HEALTH_RISE, std::num::NonZero::get),
         fall: health.fall.map_or(HEALTH_FALL, std::num::NonZero::get),
     };
-    let plan = Plan { probe, every: span_or(health.every, HEALTH_EVERY), timeout: span_or(health.timeout, HEALTH_TIMEOUT), thresholds };
+    let plan = Plan {
+        probe,
+        every: span_or(health.every, HEALTH_EVERY),
+        timeout: span_or(health.timeout, HEALTH_TIMEOUT),
+        thresholds,
+    };
     Some(Some(plan))
 }
 

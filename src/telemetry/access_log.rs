@@ -109,7 +109,9 @@ impl AccessLog {
         let sink = match destination {
             Destination::Off => return Ok(Self { writer: None, dropped }),
             Destination::Stdout => Sink { path: None, out: BufWriter::new(Box::new(std::io::stdout())) },
-            Destination::File(path) => Sink { path: Some(path.clone()), out: BufWriter::new(Box::new(append_to(path)?)) },
+            Destination::File(path) => {
+                Sink { path: Some(path.clone()), out: BufWriter::new(Box::new(append_to(path)?)) }
+            }
         };
         let (writer, lines) = sync_channel(QUEUE);
         let thread = std::thread::Builder::new().name("access-log".to_owned());
@@ -129,7 +131,8 @@ impl AccessLog {
         let mut line = Vec::with_capacity(512);
         let written = serde_json::to_writer(&mut line, record);
         line.push(b'\n');
-        let full = matches!(writer.try_send(Message::Line(line)), Err(TrySendError::Full(_) | TrySendError::Disconnected(_)));
+        let full =
+            matches!(writer.try_send(Message::Line(line)), Err(TrySendError::Full(_) | TrySendError::Disconnected(_)));
         if written.is_err() || full {
             self.dropped.inc();
         }

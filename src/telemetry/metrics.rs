@@ -10,11 +10,13 @@ use std::time::Duration;
 
 use http::Method;
 use prometheus::{
-    Encoder, Histogram, HistogramOpts, HistogramVec, IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Opts, Registry, TextEncoder,
+    Encoder, Histogram, HistogramOpts, HistogramVec, IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Opts, Registry,
+    TextEncoder,
 };
 
 /// Seconds; from a quick answer on the same host to a slow report.
-const BUCKETS: &[f64] = &[0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0];
+const BUCKETS: &[f64] =
+    &[0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0];
 /// Label value of requests that no route matched.
 pub const NO_ROUTE: &str = "_none";
 /// Pairs of method and code that a route counts without a lookup.
@@ -57,12 +59,32 @@ impl Metrics {
         build.with_label_values(&[env!("CARGO_PKG_VERSION")]).set(1);
         let metrics = Self {
             requests: make.counters("http_requests_total", "Requests answered.", &["route", "method", "code"])?,
-            duration: make.histograms("http_request_duration_seconds", "From a request's header to the last byte of its answer.", &["route"])?,
-            rejected: make.counters("requests_rejected_total", "Requests that the gateway itself answered with an error.", &["route", "reason"])?,
-            upstream_requests: make.counters("upstream_requests_total", "Tries at an endpoint.", &["upstream", "endpoint", "outcome"])?,
-            upstream_duration: make.histograms("upstream_response_duration_seconds", "From the begin of a try to its answer's header.", &["upstream"])?,
+            duration: make.histograms(
+                "http_request_duration_seconds",
+                "From a request's header to the last byte of its answer.",
+                &["route"],
+            )?,
+            rejected: make.counters(
+                "requests_rejected_total",
+                "Requests that the gateway itself answered with an error.",
+                &["route", "reason"],
+            )?,
+            upstream_requests: make.counters(
+                "upstream_requests_total",
+                "Tries at an endpoint.",
+                &["upstream", "endpoint", "outcome"],
+            )?,
+            upstream_duration: make.histograms(
+                "upstream_response_duration_seconds",
+                "From the begin of a try to its answer's header.",
+                &["upstream"],
+            )?,
             upstream_retries: make.counters("upstream_retries_total", "Tries after the first.", &["upstream"])?,
-            endpoint_healthy: make.gauges("upstream_endpoint_healthy", "1 while an endpoint may be picked.", &["upstream", "endpoint"])?,
+            endpoint_healthy: make.gauges(
+                "upstream_endpoint_healthy",
+                "1 while an endpoint may be picked.",
+                &["upstream", "endpoint"],
+            )?,
             connections: make.gauges("connections_open", "Client connections.", &["listener"])?,
             reloads: make.counters("config_reloads_total", "Reloads by result.", &["result"])?,
             in_flight: make.gauge("http_requests_in_flight", "Requests being served.")?,
@@ -186,7 +208,14 @@ impl RouteMetrics {
     pub fn new(metrics: &Arc<Metrics>, name: &str) -> Self {
         let metrics = Arc::clone(metrics);
         let key = metrics.hold(format!("route {name}"));
-        Self { name: name.into(), key, metrics, duration: OnceLock::new(), quick: OnceLock::new(), rare: Mutex::default() }
+        Self {
+            name: name.into(),
+            key,
+            metrics,
+            duration: OnceLock::new(),
+            quick: OnceLock::new(),
+            rare: Mutex::default(),
+        }
     }
 
     /// Counts an answered request.
@@ -237,7 +266,9 @@ impl Drop for RouteMetrics {
         }
         for rare in self.rare.lock().unwrap_or_else(PoisonError::into_inner).iter() {
             let _ = match rare {
-                Rare::Request(method, code) => self.metrics.requests.remove_label_values(&[name, method, &code.to_string()]),
+                Rare::Request(method, code) => {
+                    self.metrics.requests.remove_label_values(&[name, method, &code.to_string()])
+                }
                 Rare::Rejection(reason) => self.metrics.rejected.remove_label_values(&[name, reason]),
             };
         }
@@ -331,11 +362,19 @@ impl EndpointMetrics {
     /// Handles for an endpoint.
     #[must_use]
     pub fn new(metrics: &Arc<Metrics>, upstream: &str, endpoint: &str) -> Self {
-        let outcomes = OUTCOMES.map(|(_, outcome)| metrics.upstream_requests.with_label_values(&[upstream, endpoint, outcome]));
+        let outcomes =
+            OUTCOMES.map(|(_, outcome)| metrics.upstream_requests.with_label_values(&[upstream, endpoint, outcome]));
         let healthy = metrics.endpoint_healthy.with_label_values(&[upstream, endpoint]);
         healthy.set(1);
         let key = metrics.hold(format!("endpoint {upstream} {endpoint}"));
-        Self { key, upstream: upstream.into(), endpoint: endpoint.into(), metrics: Arc::clone(metrics), outcomes, healthy }
+        Self {
+            key,
+            upstream: upstream.into(),
+            endpoint: endpoint.into(),
+            metrics: Arc::clone(metrics),
+            outcomes,
+            healthy,
+        }
     }
 
     /// Counts a try.
@@ -384,7 +423,10 @@ mod tests {
         }
         route.rejected("no_endpoint");
         let before = text(&metrics);
-        assert!(before.contains(r#"pointsman_http_requests_total{code="229",method="GET",route="users"} 1"#), "{before}");
+        assert!(
+            before.contains(r#"pointsman_http_requests_total{code="229",method="GET",route="users"} 1"#),
+            "{before}"
+        );
         assert!(before.contains(r#"pointsman_requests_rejected_total{reason="no_endpoint",route="users"} 1"#));
         drop(route);
         assert!(!text(&metrics).contains("users"));

@@ -105,7 +105,9 @@ async fn check(upstream: &Upstream, plan: &Plan, endpoint: &Endpoint) -> bool {
     };
     let changed = endpoint.checked(result.is_ok(), plan.thresholds);
     match (changed, result) {
-        (Some(true), _) => tracing::info!(upstream = upstream.name(), endpoint = endpoint.name(), "endpoint is healthy again"),
+        (Some(true), _) => {
+            tracing::info!(upstream = upstream.name(), endpoint = endpoint.name(), "endpoint is healthy again")
+        }
         (Some(false), Err(cause)) => {
             tracing::warn!(upstream = upstream.name(), endpoint = endpoint.name(), cause, "endpoint is unhealthy");
         }
@@ -115,11 +117,7 @@ async fn check(upstream: &Upstream, plan: &Plan, endpoint: &Endpoint) -> bool {
 }
 
 async fn probe(upstream: &Upstream, plan: &Plan, endpoint: &Endpoint) -> pingora::Result<()> {
-    let backend = Backend {
-        addr: PingoraAddress::Inet(endpoint.address()),
-        weight: 1,
-        ext: http::Extensions::new(),
-    };
+    let backend = Backend { addr: PingoraAddress::Inet(endpoint.address()), weight: 1, ext: http::Extensions::new() };
     match &plan.probe {
         Probe::Tcp => {
             let mut check = TcpHealthCheck::new();
@@ -134,7 +132,8 @@ async fn probe(upstream: &Upstream, plan: &Plan, endpoint: &Endpoint) -> pingora
             check.peer_template = peer::template(upstream, endpoint.address());
             check.peer_template.options.read_timeout = Some(plan.timeout);
             let mut request = RequestHeader::build("GET", path.as_bytes(), Some(2))?;
-            request.insert_header("Host", HeaderValue::from_str(host).unwrap_or(HeaderValue::from_static("localhost")))?;
+            request
+                .insert_header("Host", HeaderValue::from_str(host).unwrap_or(HeaderValue::from_static("localhost")))?;
             request.insert_header("User-Agent", concat!("pointsman/", env!("CARGO_PKG_VERSION")))?;
             request.insert_header("Connection", "close")?;
             check.req = request;

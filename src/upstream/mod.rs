@@ -238,7 +238,8 @@ impl Upstream {
             let own = members.list.iter().filter(|member| member.location == location);
             own.map(|member| member.endpoint.address()).collect()
         };
-        let found: Vec<_> = found.into_iter().enumerate().map(|(location, new)| Some(new.unwrap_or_else(|| last(location)))).collect();
+        let found: Vec<_> =
+            found.into_iter().enumerate().map(|(location, new)| Some(new.unwrap_or_else(|| last(location)))).collect();
         let unchanged = found.iter().enumerate().all(|(location, new)| new.as_ref() == Some(&last(location)));
         if !unchanged {
             self.install(&found, &members.list);
@@ -266,7 +267,11 @@ impl Upstream {
     }
 
     fn swap(&self, list: Vec<Member>, turn: &RoundRobin) {
-        let eligible: Vec<(u32, u32)> = (0..).zip(&list).filter(|(_, member)| member.endpoint.is_eligible()).map(|(index, member)| (index, member.weight)).collect();
+        let eligible: Vec<(u32, u32)> = (0..)
+            .zip(&list)
+            .filter(|(_, member)| member.endpoint.is_eligible())
+            .map(|(index, member)| (index, member.weight))
+            .collect();
         let turn = RoundRobin::new(&eligible).resume(turn);
         self.members.store(Arc::new(Members { list, turn }));
     }

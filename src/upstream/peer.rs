@@ -35,6 +35,7 @@ pub fn template(upstream: &Upstream, address: SocketAddr) -> HttpPeer {
     let mut peer = HttpPeer::new(address, sni.is_some(), sni.unwrap_or_default().to_owned());
     peer.options = upstream.peer_options().clone();
     // Pingora's pool does not tell connections apart by the authorities that verified them.
-    peer.group_key = upstream.settings().tls.as_ref().and_then(|tls| tls.authorities.as_ref()).map_or(0, |known| known.fingerprint);
+    peer.group_key =
+        upstream.settings().tls.as_ref().and_then(|tls| tls.authorities.as_ref()).map_or(0, |known| known.fingerprint);
     peer
 }
