@@ -101,11 +101,13 @@ impl de::Error for DecodeError {
     }
 
     fn invalid_type(found: Unexpected<'_>, expected: &dyn de::Expected) -> Self {
+        let expected = plain(expected);
         let message = format!("expected {expected}, found {}", describe(&found));
         Self::new(Code::WrongType, message, format!("expected {expected}"))
     }
 
     fn invalid_value(found: Unexpected<'_>, expected: &dyn de::Expected) -> Self {
+        let expected = plain(expected);
         let message = format!("expected {expected}, found {}", describe(&found));
         Self::new(Code::InvalidValue, message, format!("expected {expected}"))
     }
@@ -135,6 +137,20 @@ impl de::Error for DecodeError {
 
 fn listed<'a>(names: impl Iterator<Item = &'a str>) -> String {
     names.map(|name| format!("`{name}`")).collect::<Vec<_>>().join(", ")
+}
+
+/// Serde's words for a type, in the operator's words.
+fn plain(expected: &dyn de::Expected) -> String {
+    match expected.to_string().as_str() {
+        "a sequence" => "a list".to_owned(),
+        "a map" => "a mapping".to_owned(),
+        "a boolean" => "`true` or `false`".to_owned(),
+        "a string" => "text".to_owned(),
+        "u16" | "u32" | "u64" | "usize" | "i32" | "i64" => "a whole number".to_owned(),
+        text if text.starts_with("a nonzero ") => "a whole number from 1".to_owned(),
+        text if text.starts_with("struct ") => "a mapping".to_owned(),
+        text => text.to_owned(),
+    }
 }
 
 fn describe(found: &Unexpected<'_>) -> String {
@@ -169,16 +185,22 @@ impl<'a> NodeReader<'a> {
         }
     }
 
-    /// A mapping from which an entry was set aside may lack it; that is no second mistake.
+    /// What a node lacks because a part of it was set aside is no second mistake.
     fn maybe_follows(self, mut error: DecodeError) -> DecodeError {
-        let set_aside = |(key, value): &(Key, Node)| self.aside.contains(&key.id) || self.aside.contains(&value.id);
-        error.follows |= error.place.is_none() && self.node.entries().iter().any(set_aside);
+        error.follows |= error.place.is_none() && lacks(self.node, self.aside);
         error
     }
 
     fn placed<T>(self, result: Result<T, DecodeError>) -> Result<T, DecodeError> {
         result.map_err(|error| error.at(self.node.id, self.node.span))
     }
+}
+
+/// Whether something within a node was set aside.
+fn lacks(node: &Node, aside: &HashSet<u32>) -> bool {
+    let within = |node: &Node| aside.contains(&node.id) || lacks(node, aside);
+    node.items().iter().any(within)
+        || node.entries().iter().any(|(key, value)| aside.contains(&key.id) || within(value))
 }
 
 /// YAML 1.2's core schema: what an unquoted scalar is.

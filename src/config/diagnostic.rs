@@ -154,12 +154,18 @@ fn group<'a>(diagnostic: &'a Diagnostic, sources: &'a Sources) -> Group<'a> {
     };
     let title = level.primary_title(diagnostic.message.as_str()).id(diagnostic.code.as_str());
     let mut group = Group::with_title(title);
-    for (span, label, kind) in marks(diagnostic) {
-        if let Some(file) = sources.file(span) {
-            let end = (span.end as usize).min(file.text.len());
-            let range = (span.start as usize).min(end)..end;
+    let marks = marks(diagnostic);
+    for (index, file) in sources.files().iter().enumerate() {
+        let here = marks.iter().filter(|(span, ..)| span.file as usize == index);
+        let annotations: Vec<_> = here
+            .map(|(span, label, kind)| {
+                let end = (span.end as usize).min(file.text.len());
+                kind.span((span.start as usize).min(end)..end).label(*label)
+            })
+            .collect();
+        if !annotations.is_empty() {
             let snippet = Snippet::source(file.text.as_str()).path(file.path.to_string_lossy());
-            group = group.element(snippet.annotation(kind.span(range).label(label)));
+            group = group.element(snippet.annotations(annotations));
         }
     }
     match &diagnostic.help {
@@ -168,10 +174,11 @@ fn group<'a>(diagnostic: &'a Diagnostic, sources: &'a Sources) -> Group<'a> {
     }
 }
 
-fn marks(diagnostic: &Diagnostic) -> impl Iterator<Item = (Span, &str, AnnotationKind)> {
+/// The places to mark, with their labels.
+fn marks(diagnostic: &Diagnostic) -> Vec<(Span, &str, AnnotationKind)> {
     let primary = diagnostic.span.map(|span| (span, diagnostic.label.as_str(), AnnotationKind::Primary));
     let related = diagnostic.related.as_ref();
-    primary.into_iter().chain(related.map(|(span, label)| (*span, label.as_str(), AnnotationKind::Primary)))
+    primary.into_iter().chain(related.map(|(span, label)| (*span, label.as_str(), AnnotationKind::Context))).collect()
 }
 
 fn to_json(diagnostic: &Diagnostic, sources: &Sources) -> serde_json::Value {

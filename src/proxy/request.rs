@@ -78,7 +78,7 @@ pub fn route(session: &mut Session, ctx: &mut Ctx) -> Result<()> {
         return Err(ctx.fail(Reason::NoRoute));
     };
     let target = match &route.action {
-        Action::Forward { rewrite, .. } => forwarded(rewrite, &path, query, header.uri.authority().is_some()),
+        Action::Forward { rewrite, .. } => forwarded(rewrite, path, query, header.uri.authority().is_some()),
         Action::Redirect { to, .. } => {
             let mut place = String::new();
             to.expand(&path, &mut place);
@@ -94,13 +94,13 @@ pub fn route(session: &mut Session, ctx: &mut Ctx) -> Result<()> {
 /// The path and query to forward, if other than what was sent.
 fn forwarded(
     rewrite: &crate::filter::Rewrite,
-    path: &Cow<'_, str>,
+    path: Cow<'_, str>,
     query: Option<&str>,
     absolute: bool,
 ) -> Option<String> {
     match path {
         Cow::Borrowed(_) if rewrite.is_identity() && !absolute => None,
-        path => Some(with_query(rewrite.apply(path), query)),
+        path => Some(with_query(rewrite.apply(&path), query)),
     }
 }
 

@@ -54,9 +54,7 @@ fn conflict<T>(table: &RouteTable<T>, catch_alls: &[usize], index: usize, route:
         let by = earlier(table, catch_alls, index, route, host)
             .into_iter()
             .find(|by| table.get(*by).is_some_and(|other| covers(other, route, host)));
-        let Some((by, other)) = by.and_then(|by| Some((by, table.get(by)?))) else {
-            return None;
-        };
+        let (by, other) = by.and_then(|by| Some((by, table.get(by)?)))?;
         if same(other, route, host) {
             return Some(Conflict::Same { first: by.min(index), second: by.max(index) });
         }

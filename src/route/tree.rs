@@ -66,16 +66,16 @@ impl PathTree {
         match pattern {
             PathPattern::Regex(regex) => self.insert_regex(regex, route),
             PathPattern::Segments { segments, rest } => match pattern.exact() {
-                Some(path) => self.insert_exact(path, route),
+                Some(path) => self.insert_exact(&path, route),
                 None => self.insert_segments(segments, *rest, route),
             },
         }
     }
 
-    fn insert_exact(&mut self, path: String, route: RouteId) {
-        let hash = hash_path(&path);
+    fn insert_exact(&mut self, path: &str, route: RouteId) {
+        let hash = hash_path(path);
         let entry = self.exact.entry(hash, |known| *known.path == *path, |known| hash_path(&known.path));
-        entry.or_insert_with(|| Exact { path: path.clone().into(), routes: Vec::new() }).into_mut().routes.push(route);
+        entry.or_insert_with(|| Exact { path: path.into(), routes: Vec::new() }).into_mut().routes.push(route);
     }
 
     fn insert_regex(&mut self, regex: &Regex, route: RouteId) {

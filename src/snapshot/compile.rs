@@ -100,16 +100,9 @@ impl<'a> Scope<'a> {
         Self { config, input, found, upstreams }
     }
 
-    /// Reports a finding at a place.
-    pub(super) fn report(
-        &mut self,
-        code: Code,
-        message: impl Into<String>,
-        span: Span,
-        label: &str,
-        help: impl Into<String>,
-    ) {
-        self.found.push(Diagnostic::at(code, message, span, label).help(help));
+    /// Reports a finding at a place, with what to do about it.
+    pub(super) fn report(&mut self, code: Code, message: impl Into<String>, span: Span, help: impl Into<String>) {
+        self.found.push(Diagnostic::at(code, message, span, "here").help(help));
     }
 }
 

@@ -4,7 +4,8 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 
 use crate::config::effective::{ADMIN_ADDRESS, KEEP_ALIVE, span_or};
-use crate::config::{AccessLog, Code, Span, load};
+use crate::config::tree::Kind;
+use crate::config::{AccessLog, Code, Diagnostic, Span, load};
 use crate::telemetry::Destination;
 
 use super::compile::Scope;
@@ -17,13 +18,7 @@ pub(super) fn compile(scope: &mut Scope<'_>) -> Vec<Listener> {
         let span = written.address.span;
         let Ok(address) = written.address.parse::<SocketAddr>() else {
             let help = "write an IP address and a port, such as `0.0.0.0:80` or `[::]:80`";
-            scope.report(
-                Code::Listener,
-                format!("`{}` is not an address to listen on", written.address),
-                span,
-                "here",
-                help,
-            );
+            scope.report(Code::Listener, format!("`{}` is not an address to listen on", written.address), span, help);
             continue;
         };
         if address.port() == 0 {
@@ -31,19 +26,12 @@ pub(super) fn compile(scope: &mut Scope<'_>) -> Vec<Listener> {
                 Code::Listener,
                 "a listener needs a port",
                 span,
-                "port 0",
                 "clients could not know a port that the system picks",
             );
             continue;
         }
         if listeners.iter().any(|known| known.address == address) {
-            scope.report(
-                Code::Listener,
-                format!("two listeners at `{address}`"),
-                span,
-                "again here",
-                "remove one of the two",
-            );
+            scope.report(Code::Listener, format!("two listeners at `{address}`"), span, "remove one of the two");
             continue;
         }
         listeners.push(Listener {
@@ -54,16 +42,12 @@ pub(super) fn compile(scope: &mut Scope<'_>) -> Vec<Listener> {
             keep_alive: span_or(written.keep_alive, KEEP_ALIVE).as_secs().max(1),
         });
     }
-    if scope.config.listeners.is_empty() {
-        let span = scope
-            .input
-            .loaded
-            .root
-            .as_ref()
-            .and_then(|root| root.entry("listeners"))
-            .map_or(Span::default(), |(key, _)| key.span);
+    let written = scope.input.loaded.root.as_ref().and_then(|root| root.entry("listeners"));
+    if written.is_none_or(|(_, list)| matches!(&list.kind, Kind::List(items) if items.is_empty())) {
+        let span = written.map(|(key, _)| key.span);
         let help = "for example `listeners: [{ address: \"0.0.0.0:8080\" }]`";
-        scope.report(Code::Listener, "no listener: the gateway would not be reachable", span, "", help);
+        let diagnostic = Diagnostic::new(Code::Listener, "no listener: the gateway would not be reachable").help(help);
+        scope.found.push(Diagnostic { span, ..diagnostic });
     }
     listeners
 }
@@ -80,7 +64,6 @@ pub(super) fn fixed(scope: &mut Scope<'_>, listeners: &[Listener]) -> Option<Fix
                 Code::Admin,
                 problem,
                 span,
-                "here",
                 "use a loopback address such as `127.0.0.1:9901`, or `unix:/run/pointsman/admin.sock`",
             );
             return None;

@@ -28,7 +28,7 @@ pub(super) fn compile(scope: &mut Scope<'_>) -> RouteTable<Arc<Route>> {
     let mut spans = Vec::new();
     for written in &scope.config.routes {
         let Some(draft) = draft(scope, &written.value) else { continue };
-        let name = unique(scope, &mut names, draft.name(), written);
+        let name = unique(scope, &mut names, &draft.name(), written);
         let metrics = known
             .get(name.as_str())
             .map_or_else(|| Arc::new(RouteMetrics::new(scope.input.metrics, &name)), |known| Arc::clone(known));
@@ -61,12 +61,7 @@ fn describe(table: &RouteTable<Arc<Route>>, spans: &[Span], conflict: Conflict) 
 }
 
 /// A route's own name, else one made of what it matches; made unique.
-fn unique(
-    scope: &mut Scope<'_>,
-    names: &mut HashSet<String>,
-    made: String,
-    written: &Spanned<config::Route>,
-) -> String {
+fn unique(scope: &mut Scope<'_>, names: &mut HashSet<String>, made: &str, written: &Spanned<config::Route>) -> String {
     match &written.value.name {
         Some(name) => {
             if let Err(problem) = check_name(name) {
@@ -78,7 +73,7 @@ fn unique(
             name.value.clone()
         }
         None => {
-            let mut name = made.clone();
+            let mut name = made.to_owned();
             let mut number = 2;
             while !names.insert(name.clone()) {
                 name = format!("{made} #{number}");
@@ -141,7 +136,7 @@ fn pattern(scope: &mut Scope<'_>, path: &Spanned<String>) -> Option<PathPattern>
         Err(error) => {
             let code = if error.regex { Code::Regex } else { Code::PathPattern };
             let span = within(&scope.input.loaded.sources, path.span, error.at, error.length);
-            scope.report(code, error.message, span, "here", error.help);
+            scope.report(code, error.message, span, error.help);
             None
         }
     }
@@ -179,7 +174,6 @@ fn tests(scope: &mut Scope<'_>, route: &config::Route) -> Option<Tests> {
                     Code::Header,
                     format!("`{name}` is not a header name"),
                     name.span,
-                    "here",
                     "header names are tokens, such as `x-beta`",
                 );
             }
@@ -206,7 +200,6 @@ fn methods(scope: &mut Scope<'_>, written: &OneOrMany<Spanned<String>>) -> Optio
                     Code::Method,
                     format!("`{text}` is not an upper-case method"),
                     text.span,
-                    "here",
                     format!("methods are case-sensitive: write `{upper}`"),
                 );
             }
@@ -216,7 +209,6 @@ fn methods(scope: &mut Scope<'_>, written: &OneOrMany<Spanned<String>>) -> Optio
                     Code::Method,
                     format!("`{text}` is not a method that can be routed"),
                     text.span,
-                    "here",
                     "write a method such as GET or POST",
                 );
             }
@@ -243,7 +235,6 @@ fn check(scope: &mut Scope<'_>, test: &Spanned<Test>) -> Option<Check> {
                     Code::Regex,
                     last,
                     test.span,
-                    "here",
                     "expressions are those of the Rust `regex` crate: linear time, no look-around",
                 );
                 None
@@ -273,7 +264,6 @@ fn header_pairs(
                 Code::Header,
                 format!("the value of `{name}` has a character that no header may have"),
                 value.span,
-                "here",
                 "values are visible ASCII characters and spaces",
             );
         }
@@ -293,7 +283,6 @@ fn header_name(scope: &mut Scope<'_>, name: &Spanned<String>, editing: bool) -> 
                 Code::Header,
                 format!("`{name}` cannot be edited"),
                 name.span,
-                "here",
                 "it frames the message, belongs to the connection, or is set by the gateway",
             );
             None
@@ -303,7 +292,6 @@ fn header_name(scope: &mut Scope<'_>, name: &Spanned<String>, editing: bool) -> 
                 Code::Header,
                 format!("`{name}` is not a header name"),
                 name.span,
-                "here",
                 "header names are tokens, such as `x-beta`",
             );
             None
@@ -342,7 +330,6 @@ fn template(scope: &mut Scope<'_>, route: &config::Route, path: &PathPattern) ->
                 Code::Rewrite,
                 "a route has `rewrite` or `strip_prefix`, not both",
                 rewrite.span,
-                "here",
                 "put the rest where it belongs in `rewrite`, as in `/v2/*`",
             );
             return None;
@@ -353,13 +340,7 @@ fn template(scope: &mut Scope<'_>, route: &config::Route, path: &PathPattern) ->
     match result {
         Ok(template) => Some(Some(template)),
         Err(problem) => {
-            scope.report(
-                Code::Rewrite,
-                problem,
-                span,
-                "here",
-                "`strip_prefix` and a last `*` need a path that ends in `/*`",
-            );
+            scope.report(Code::Rewrite, problem, span, "`strip_prefix` and a last `*` need a path that ends in `/*`");
             None
         }
     }
@@ -372,7 +353,6 @@ fn respond_action(scope: &mut Scope<'_>, respond: &config::Respond) -> Option<Ac
             Code::InvalidValue,
             format!("{} is not a status to answer with", respond.status),
             respond.status.span,
-            "here",
             "from 200 to 599",
         );
         return None;
@@ -394,7 +374,6 @@ fn redirect_action(scope: &mut Scope<'_>, redirect: &config::Redirect, path: &Pa
             Code::InvalidValue,
             format!("{} is not a status of a redirect", redirect.status),
             redirect.status.span,
-            "here",
             "301, 302, 303, 307 or 308",
         );
         return None;
@@ -409,7 +388,6 @@ fn redirect_action(scope: &mut Scope<'_>, redirect: &config::Redirect, path: &Pa
             Code::TargetUrl,
             format!("`{text}` is not a place to redirect to"),
             redirect.to.span,
-            "here",
             "write a path that begins with one `/`, or a URL",
         );
         return None;
@@ -417,7 +395,7 @@ fn redirect_action(scope: &mut Scope<'_>, redirect: &config::Redirect, path: &Pa
     match Template::new(path, text) {
         Ok(to) => Some(Action::Redirect { status, to }),
         Err(problem) => {
-            scope.report(Code::Rewrite, problem, redirect.to.span, "here", "a last `*` needs a path that ends in `/*`");
+            scope.report(Code::Rewrite, problem, redirect.to.span, "a last `*` needs a path that ends in `/*`");
             None
         }
     }

@@ -110,6 +110,10 @@ impl<'a> Book<'a> {
 
     /// All upstreams by name; warns of those that no route uses.
     pub(super) fn finish(self, config: &Config, found: &mut Diagnostics) -> Vec<Arc<Upstream>> {
+        // Beside errors, the route that uses it may be one that could not be read.
+        if found.has_errors() {
+            return Vec::new();
+        }
         for (name, _) in config.upstreams.iter().filter(|(name, _)| !self.used.contains(&name.value)) {
             let message = format!("no route uses the upstream `{name}`");
             found.push(Diagnostic::at(Code::UnusedUpstream, message, name.span, "not used"));

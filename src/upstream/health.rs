@@ -106,7 +106,7 @@ async fn check(upstream: &Upstream, plan: &Plan, endpoint: &Endpoint) -> bool {
     let changed = endpoint.checked(result.is_ok(), plan.thresholds);
     match (changed, result) {
         (Some(true), _) => {
-            tracing::info!(upstream = upstream.name(), endpoint = endpoint.name(), "endpoint is healthy again")
+            tracing::info!(upstream = upstream.name(), endpoint = endpoint.name(), "endpoint is healthy again");
         }
         (Some(false), Err(cause)) => {
             tracing::warn!(upstream = upstream.name(), endpoint = endpoint.name(), cause, "endpoint is unhealthy");

@@ -1,1 +1,16 @@
+//! Behaviour over real sockets: the gateway's own binary between real clients and real servers.
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a test fails by panicking")]
 
+mod harness;
+
+mod admin;
+mod bodies;
+mod cli;
+mod conf;
+mod diagnostics;
+mod errors;
+mod forwarding;
+mod function_routes;
+mod health;
+mod paths;
+mod reload;

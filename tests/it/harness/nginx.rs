@@ -1,0 +1,82 @@
+//! A real nginx as upstream, from Debian's package.
+
+use std::path::PathBuf;
+use std::process::{Child, Command, Stdio};
+
+use tempfile::TempDir;
+
+use super::{eventually, free_port, raw};
+
+/// An nginx that serves files from a folder (`/files/`, with a length; `/chunked/`, without),
+/// stores what is put to `/stored/`, and counts its connections at `/status`.
+pub struct Nginx {
+    child: Child,
+    folder: TempDir,
+    pub port: u16,
+}
+
+impl Nginx {
+    pub async fn start() -> Self {
+        let folder = tempfile::tempdir().unwrap();
+        let port = free_port();
+        for name in ["files", "stored", "temp"] {
+            std::fs::create_dir(folder.path().join(name)).unwrap();
+        }
+        let root = folder.path().display();
+        let config = format!(
+            "daemon off; worker_processes 1; pid {root}/pid; error_log {root}/error.log; user root;
+             events {{ worker_connections 4096; }}
+             http {{
+               access_log off; keepalive_requests 100000000; client_max_body_size 0;
+               client_body_temp_path {root}/temp; proxy_temp_path {root}/temp; fastcgi_temp_path {root}/temp;
+               uwsgi_temp_path {root}/temp; scgi_temp_path {root}/temp;
+               server {{
+                 listen 127.0.0.1:{port} backlog=4096;
+                 location /files/ {{ alias {root}/files/; }}
+                 location /chunked/ {{ alias {root}/files/; sub_filter_types *; sub_filter 'never in these files' ''; }}
+                 location /stored/ {{ alias {root}/stored/; dav_methods PUT; }}
+                 location = /status {{ stub_status; }}
+                 location = /healthz {{ return 204; }}
+                 location / {{ return 200 'ok'; }}
+               }}
+             }}"
+        );
+        // Without root, nginx warns that `user` has no effect and goes on.
+        let path = folder.path().join("nginx.conf");
+        std::fs::write(&path, config).unwrap();
+        let child = Command::new("nginx")
+            .arg("-c")
+            .arg(&path)
+            .stderr(Stdio::null())
+            .spawn()
+            .expect("nginx must be installed: run `make deps`");
+        let nginx = Self { child, folder, port };
+        eventually("nginx is ready", async || raw::get(port, "/", &[]).await.ok()).await;
+        nginx
+    }
+
+    /// The file that `/files/NAME` and `/chunked/NAME` serve.
+    pub fn file(&self, name: &str) -> PathBuf {
+        self.folder.path().join("files").join(name)
+    }
+
+    /// The file that a PUT to `/stored/NAME` made.
+    pub fn stored(&self, name: &str) -> PathBuf {
+        self.folder.path().join("stored").join(name)
+    }
+
+    /// Connections accepted so far, the one that asks included.
+    pub async fn accepted(&self) -> u64 {
+        let text = raw::get(self.port, "/status", &[]).await.unwrap().text();
+        let counts = text.lines().nth(2).unwrap().trim().to_owned();
+        counts.split(' ').next().unwrap().parse().unwrap()
+    }
+}
+
+impl Drop for Nginx {
+    fn drop(&mut self) {
+        // The master passes it on to its workers.
+        let _ = Command::new("kill").args(["-QUIT", &self.child.id().to_string()]).status();
+        let _ = self.child.wait();
+    }
+}
