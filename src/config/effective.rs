@@ -42,6 +42,9 @@ pub fn span_or(written: Option<TimeSpan>, built_in: Duration) -> Duration {
 pub fn effective(config: &Config) -> Config {
     let mut config = config.clone();
     let defaults = config.defaults.timeout;
+    // What they name is part of the configuration by now.
+    config.include.clear();
+    config.imports.clear();
     config.workers.get_or_insert_with(|| std::thread::available_parallelism().unwrap_or(NonZeroUsize::MIN));
     config.drain_timeout.get_or_insert(TimeSpan(DRAIN));
     config.admin.get_or_insert_with(|| Admin { address: Spanned::new(ADMIN_ADDRESS.to_owned(), Span::default()) });

@@ -125,14 +125,19 @@ pub struct Defaults {
 #[serde(deny_unknown_fields)]
 pub struct DefaultTimeouts {
     /// See an upstream's `timeout`.
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub connect: Option<TimeSpan>,
     /// See an upstream's `timeout`.
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub response: Option<TimeSpan>,
     /// See an upstream's `timeout`.
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub idle: Option<TimeSpan>,
     /// See an upstream's `timeout`.
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub tunnel: Option<TimeSpan>,
     /// See a route's `timeout`.
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub total: Option<TimeSpan>,
 }
 

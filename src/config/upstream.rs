@@ -18,9 +18,8 @@ pub struct Upstream {
     /// Where the servers are.
     #[schemars(with = "Vec<Endpoint>", length(min = 1))]
     pub endpoints: Vec<Spanned<Endpoint>>,
-    /// A path put before every forwarded path; set by the short form.
+    /// A path put before every forwarded path. With the short form, the URL's.
     #[serde(skip_serializing_if = "Option::is_none")]
-    #[schemars(skip)]
     pub base_path: Option<String>,
     /// The `Host` that forwarded requests carry. Default: the client's; with the short form the
     /// URL's.
@@ -46,6 +45,7 @@ pub struct Upstream {
 #[serde(deny_unknown_fields)]
 struct LongForm {
     endpoints: Spanned<Vec<Spanned<Endpoint>>>,
+    base_path: Option<String>,
     host: Option<Spanned<String>>,
     #[serde(default)]
     balance: Balance,
@@ -83,8 +83,12 @@ impl<'de> Deserialize<'de> for Upstream {
                     let help = "give at least one, such as `endpoints: [10.0.0.5:8080]`";
                     return Err(super::decode::invalid(super::Code::Endpoint, "an upstream without endpoints", help));
                 }
-                let LongForm { endpoints, host, balance, tls, health, timeout } = long;
-                Ok(Upstream { endpoints: endpoints.value, base_path: None, host, balance, tls, health, timeout })
+                let LongForm { endpoints, base_path, host, balance, tls, health, timeout } = long;
+                if base_path.as_ref().is_some_and(|path| !path.starts_with('/') || path.ends_with('/')) {
+                    let help = "a base path is written as `/v2`";
+                    return Err(super::decode::invalid(super::Code::InvalidValue, "an invalid base path", help));
+                }
+                Ok(Upstream { endpoints: endpoints.value, base_path, host, balance, tls, health, timeout })
             }
         }
 

@@ -1,6 +1,8 @@
 //! Every failure has one reason, and every reason one status. The reason stands in the answer, in
 //! `Proxy-Status` (RFC 9209), in the access log and in the metrics.
 
+use std::time::Instant;
+
 use bytes::Bytes;
 use http::header::{ACCEPT, CONTENT_LENGTH, CONTENT_TYPE};
 use http::{HeaderMap, StatusCode};
@@ -75,9 +77,17 @@ impl Ctx {
     }
 }
 
-/// The reason behind one of Pingora's errors.
+/// The reason behind one of Pingora's errors, for a request that may have run out of time.
 #[must_use]
-pub fn reason_of(error: &Error) -> Reason {
+pub fn reason_for(error: &Error, deadline: Option<Instant>) -> Reason {
+    let reason = reason_of(error);
+    let timeout = matches!(reason, Reason::UpstreamTimeout | Reason::ConnectTimeout);
+    let late = deadline.is_some_and(|deadline| Instant::now() >= deadline);
+    if timeout && late { Reason::Deadline } else { reason }
+}
+
+/// The reason behind one of Pingora's errors.
+fn reason_of(error: &Error) -> Reason {
     match error.esource() {
         ErrorSource::Upstream => upstream_reason(error.etype()),
         ErrorSource::Downstream => match error.etype() {
@@ -115,7 +125,8 @@ fn upstream_reason(kind: &ErrorType) -> Reason {
 
 /// Answers a request that failed, if there still is someone to answer to.
 pub async fn answer(session: &mut Session, error: &Error, ctx: &mut Ctx) -> FailToProxy {
-    let reason = *ctx.reason.get_or_insert_with(|| reason_of(error));
+    let deadline = ctx.deadline;
+    let reason = *ctx.reason.get_or_insert_with(|| reason_for(error, deadline));
     let routed = ctx.routed.as_ref().map(|routed| &routed.route.metrics);
     routed.unwrap_or(&ctx.snapshot.unrouted).rejected(reason.as_str());
     let begun = session.response_written().is_some_and(|answer| !answer.status.is_informational());

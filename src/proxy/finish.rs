@@ -10,12 +10,13 @@ use crate::telemetry::metrics::NO_ROUTE;
 use crate::telemetry::{AccessLog, Record};
 
 use super::ctx::Ctx;
-use super::fail::reason_of;
+use super::fail::reason_for;
 
 /// Counts the request and writes its line.
 pub fn record(session: &Session, error: Option<&Error>, ctx: &mut Ctx, log: &AccessLog) {
     if let Some(error) = error {
-        ctx.reason.get_or_insert_with(|| reason_of(error));
+        let deadline = ctx.deadline;
+        ctx.reason.get_or_insert_with(|| reason_for(error, deadline));
     } else {
         ctx.reason = None;
     }

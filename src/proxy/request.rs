@@ -78,7 +78,7 @@ pub fn route(session: &mut Session, ctx: &mut Ctx) -> Result<()> {
         return Err(ctx.fail(Reason::NoRoute));
     };
     let target = match &route.action {
-        Action::Forward { rewrite, .. } => forwarded(rewrite, path, query, header.uri.authority().is_some()),
+        Action::Forward { rewrite, .. } => forwarded(rewrite, path, query, !header.raw_path().starts_with(b"/")),
         Action::Redirect { to, .. } => {
             let mut place = String::new();
             to.expand(&path, &mut place);
@@ -125,17 +125,26 @@ fn authority(header: &RequestHeader) -> Option<&str> {
     }
 }
 
-/// Path and query as they were sent.
+/// Path and query as they were sent, without the rest of an absolute form.
 fn path_and_query(header: &RequestHeader) -> Option<(&str, Option<&str>)> {
     let target = match header.uri.authority() {
         Some(_) => header.uri.path_and_query()?.as_str(),
-        None => std::str::from_utf8(header.raw_path()).ok()?,
+        None => origin_form(std::str::from_utf8(header.raw_path()).ok()?),
     };
     let target = if target.is_empty() { "/" } else { target };
     Some(match target.split_once('?') {
         Some((path, query)) => (path, Some(query)),
         None => (target, None),
     })
+}
+
+/// `http://host/path` as `/path` (RFC 9112, section 3.2.2); Pingora has compared its host with
+/// the `Host` header.
+fn origin_form(target: &str) -> &str {
+    let scheme = |scheme: &str| target.get(..scheme.len()).filter(|start| start.eq_ignore_ascii_case(scheme));
+    let Some(start) = scheme("http://").or_else(|| scheme("https://")) else { return target };
+    let rest = &target[start.len()..];
+    rest.find(['/', '?']).map_or("", |at| &rest[at..])
 }
 
 /// Answers a request that needs no upstream; returns whether it did.

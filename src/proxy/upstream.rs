@@ -17,7 +17,7 @@ use crate::upstream::PickError;
 
 use super::MAX_ATTEMPTS;
 use super::ctx::{Attempt, Ctx};
-use super::fail::{Reason, reason_of};
+use super::fail::{Reason, reason_for};
 use super::headers::{FORWARDED_FOR, FORWARDED_HOST, FORWARDED_PROTO, OTHER_FORWARDED, REQUEST_ID};
 use super::request::clamped;
 
@@ -63,7 +63,7 @@ pub fn pick(session: &Session, ctx: &mut Ctx) -> Result<Box<HttpPeer>> {
 /// After a failed connection nothing was sent, so any request may go to another endpoint.
 pub fn connect_failed(ctx: &mut Ctx, mut error: Box<Error>) -> Box<Error> {
     ended(ctx, Outcome::ConnectFailed);
-    ctx.reason = Some(reason_of(&error_from_upstream(&error)));
+    ctx.reason = Some(reason_for(&error_from_upstream(&error), ctx.deadline));
     error.set_retry(ctx.attempts < MAX_ATTEMPTS);
     error
 }

@@ -84,7 +84,7 @@ fn earlier<T>(
     };
     let mut list = Vec::new();
     table.walk(&host.witness(), &path, &mut |id| {
-        let met = id as usize;
+        let met = id.index();
         if met != index {
             list.push(met);
         }

@@ -30,7 +30,7 @@ impl<T> RouteTable<T> {
         let mut list = Vec::new();
         let mut chosen = false;
         self.walk(request.host, request.path, &mut |id| {
-            let index = id as usize;
+            let index = id.index();
             let failure = self.get(index).and_then(|route| route.tests.failure(request));
             let verdict = match failure {
                 Some(failure) => Verdict::Failed(failure),

@@ -121,6 +121,13 @@ impl fmt::Display for Failure {
 }
 
 impl Tests {
+    /// Whether there are none.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        let Self { methods, headers, query, cookies, clients } = self;
+        methods.is_empty() && headers.is_empty() && query.is_empty() && cookies.is_empty() && clients.is_empty()
+    }
+
     /// Whether a request passes all of them.
     #[must_use]
     pub fn pass(&self, request: &Request<'_>) -> bool {

@@ -30,6 +30,8 @@ pub struct Definition<T> {
 #[derive(Debug)]
 pub struct RouteTable<T> {
     routes: Vec<Definition<T>>,
+    /// The routes' values once more, close together.
+    values: Vec<T>,
     tiers: Vec<Tier>,
 }
 
@@ -48,52 +50,56 @@ type Rank = (
     (u8, std::cmp::Reverse<usize>),
     Specificity,
     (bool, std::cmp::Reverse<usize>, bool),
-    RouteId,
+    usize,
 );
 
-impl<T> Default for RouteTable<T> {
+impl<T: Clone> Default for RouteTable<T> {
     fn default() -> Self {
         Self::new(Vec::new())
     }
 }
 
-impl<T> RouteTable<T> {
+impl<T: Clone> RouteTable<T> {
     /// Compiles routes given in the order of the file.
     #[must_use]
     pub fn new(routes: Vec<Definition<T>>) -> Self {
-        let mut table = Self { routes, tiers: Vec::new() };
+        let values = routes.iter().map(|route| route.value.clone()).collect();
+        let mut table = Self { routes, values, tiers: Vec::new() };
         // Within one pattern the order of insertion is the order of the walk.
-        let mut order: Vec<RouteId> = (0..u32::try_from(table.routes.len()).unwrap_or(u32::MAX)).collect();
-        order.sort_by_cached_key(|id| {
-            let route = &table.routes[*id as usize];
+        let mut order: Vec<usize> = (0..table.routes.len()).collect();
+        order.sort_by_cached_key(|index| {
+            let route = &table.routes[*index];
             let regex = matches!(route.path, PathPattern::Regex(_)).then(|| route.path.specificity());
-            (std::cmp::Reverse(route.priority), regex, route.tests.rank(), *id)
+            (std::cmp::Reverse(route.priority), regex, route.tests.rank(), *index)
         });
-        for id in order {
-            let route = &table.routes[id as usize];
+        for index in order {
+            let route = &table.routes[index];
             if table.tiers.last().is_none_or(|tier| tier.priority != route.priority) {
                 table.tiers.push(Tier::new(route.priority));
             }
+            let id = RouteId::new(index, route.tests.is_empty());
             if let Some(tier) = table.tiers.last_mut() {
                 route.hosts.iter().for_each(|host| tier.paths_of(host).insert(&route.path, id));
             }
         }
+        table.tiers.iter_mut().for_each(Tier::finish);
         table
     }
+}
 
+impl<T> RouteTable<T> {
     /// The best route for a request.
     #[must_use]
     pub fn find(&self, request: &Request<'_>) -> Option<&T> {
         let mut found = None;
         self.walk(request.host, request.path, &mut |id| {
-            let route = &self.routes[id as usize];
-            let passes = route.tests.pass(request);
+            let passes = id.is_unconditional() || self.routes[id.index()].tests.pass(request);
             if passes {
-                found = Some(&route.value);
+                found = Some(id.index());
             }
             passes
         });
-        found
+        self.values.get(found?)
     }
 
     /// The route at an index of the file's order.
@@ -131,8 +137,7 @@ impl<T> RouteTable<T> {
 
     fn rank(&self, index: usize, host: &HostPattern) -> Rank {
         let route = &self.routes[index];
-        let id = u32::try_from(index).unwrap_or(u32::MAX);
-        (std::cmp::Reverse(route.priority), host.rank(), route.path.specificity(), route.tests.rank(), id)
+        (std::cmp::Reverse(route.priority), host.rank(), route.path.specificity(), route.tests.rank(), index)
     }
 
     /// Hands every route whose host and path match to `visit`, in order, until it returns true.
@@ -144,6 +149,12 @@ impl<T> RouteTable<T> {
 impl Tier {
     fn new(priority: i32) -> Self {
         Self { priority, exact: HashTable::new(), wildcards: HashTable::new(), any: PathTree::default() }
+    }
+
+    fn finish(&mut self) {
+        let hosts = self.exact.iter_mut().chain(self.wildcards.iter_mut());
+        hosts.for_each(|(_, paths)| paths.finish());
+        self.any.finish();
     }
 
     fn paths_of(&mut self, host: &HostPattern) -> &mut PathTree {

@@ -2,56 +2,145 @@
 //! the rest.
 //!
 //! Exact patterns outrank all others, so a path that is one needs a single probe. Other patterns
-//! share a tree with one node for each distinct prefix of segments; the literal children of all
-//! nodes lie in one hash table, keyed by parent and text. A walk hands every route whose pattern
-//! matches to a visitor, most specific first, and allocates nothing.
+//! share a tree with one node for each distinct prefix of segments. A node with one literal child
+//! has a link to it, which takes all segments up to the next node that matters in one comparison;
+//! the children of nodes with several lie in one hash table, keyed by parent and text. A walk
+//! hands every route whose pattern matches to a visitor, most specific first, and allocates
+//! nothing.
 
 use std::hash::Hasher;
 
+use compact_str::CompactString;
 use hashbrown::HashTable;
 use regex::Regex;
 use rustc_hash::FxHasher;
 
 use super::pattern::{PathPattern, Segment};
 
-/// Index of a route in its table.
-pub(super) type RouteId = u32;
+/// A route of the table, and whether it has no tests beyond host and path.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) struct RouteId(u32);
+
+impl RouteId {
+    const NONE: Self = Self(u32::MAX);
+    const UNCONDITIONAL: u32 = 1 << 31;
+
+    pub(super) fn new(index: usize, unconditional: bool) -> Self {
+        let index = u32::try_from(index).unwrap_or(Self::UNCONDITIONAL - 2);
+        Self(if unconditional { index | Self::UNCONDITIONAL } else { index })
+    }
+
+    pub(super) fn index(self) -> usize {
+        (self.0 & !Self::UNCONDITIONAL) as usize
+    }
+
+    pub(super) fn is_unconditional(self) -> bool {
+        self.0 & Self::UNCONDITIONAL != 0
+    }
+}
 
 const NONE: u32 = u32::MAX;
 const ROOT: u32 = 0;
 /// Wildcard prefixes of one path that are remembered without a second walk.
-const REMEMBERED: usize = 16;
+const REMEMBERED: usize = 8;
 
 #[derive(Debug, Default)]
 pub(super) struct PathTree {
     exact: HashTable<Exact>,
     nodes: Vec<Node>,
+    links: Vec<Link>,
     children: HashTable<u32>,
     regexes: Vec<(Regex, Vec<RouteId>)>,
+    /// Routes beyond the first of one pattern.
+    more: Vec<Vec<RouteId>>,
 }
 
 #[derive(Debug)]
 struct Exact {
     path: Box<str>,
-    routes: Vec<RouteId>,
+    routes: Routes,
 }
 
+/// The routes of one pattern; nearly always one.
+#[derive(Clone, Copy, Debug)]
+struct Routes {
+    first: RouteId,
+    more: u32,
+}
+
+impl Routes {
+    const EMPTY: Self = Self { first: RouteId::NONE, more: NONE };
+
+    fn is_empty(self) -> bool {
+        self.first == RouteId::NONE
+    }
+
+    fn push(&mut self, route: RouteId, lists: &mut Vec<Vec<RouteId>>) {
+        if self.is_empty() {
+            self.first = route;
+            return;
+        }
+        if self.more == NONE {
+            self.more = u32::try_from(lists.len()).unwrap_or(NONE);
+            lists.push(Vec::new());
+        }
+        lists[self.more as usize].push(route);
+    }
+}
+
+/// One cache line.
 #[derive(Debug)]
+#[repr(align(64))]
 struct Node {
     parent: u32,
-    segment: Box<str>,
     parameter: u32,
     any: u32,
+    /// The only literal child, `NONE` for none or several.
+    link: u32,
     /// Patterns that end here.
-    ends: Vec<RouteId>,
+    ends: Routes,
     /// Patterns whose trailing wildcard begins here.
-    wildcards: Vec<RouteId>,
+    wildcards: Routes,
+    segment: CompactString,
+    /// Whether the literal children lie in the hash table.
+    branches: bool,
 }
 
 impl Node {
     fn new(parent: u32, segment: &str) -> Self {
-        Self { parent, segment: segment.into(), parameter: NONE, any: NONE, ends: Vec::new(), wildcards: Vec::new() }
+        let (ends, wildcards) = (Routes::EMPTY, Routes::EMPTY);
+        Self {
+            parent,
+            parameter: NONE,
+            any: NONE,
+            link: NONE,
+            ends,
+            wildcards,
+            segment: segment.into(),
+            branches: false,
+        }
     }
+
+    /// Whether nothing but a literal child can follow, and nothing ends here.
+    fn is_passage(&self) -> bool {
+        self.parameter == NONE && self.any == NONE && self.ends.is_empty() && self.wildcards.is_empty()
+    }
+}
+
+/// One or more segments that lead from a node to the next that matters.
+#[derive(Debug)]
+struct Link {
+    text: CompactString,
+    target: u32,
+    segments: u32,
+}
+
+/// Where a walk stands: a node, its depth in segments, and what is left of the path.
+#[derive(Clone, Copy)]
+struct Step<'p> {
+    at: u32,
+    depth: u32,
+    rest: Option<&'p str>,
 }
 
 /// Nodes with trailing wildcards as `(depth, node)`, in the order in which the walk met them.
@@ -75,7 +164,8 @@ impl PathTree {
     fn insert_exact(&mut self, path: &str, route: RouteId) {
         let hash = hash_path(path);
         let entry = self.exact.entry(hash, |known| *known.path == *path, |known| hash_path(&known.path));
-        entry.or_insert_with(|| Exact { path: path.into(), routes: Vec::new() }).into_mut().routes.push(route);
+        let exact = entry.or_insert_with(|| Exact { path: path.into(), routes: Routes::EMPTY }).into_mut();
+        exact.routes.push(route, &mut self.more);
     }
 
     fn insert_regex(&mut self, regex: &Regex, route: RouteId) {
@@ -98,7 +188,8 @@ impl PathTree {
             };
         }
         let node = &mut self.nodes[at as usize];
-        if rest { node.wildcards.push(route) } else { node.ends.push(route) }
+        let routes = if rest { &mut node.wildcards } else { &mut node.ends };
+        routes.push(route, &mut self.more);
     }
 
     fn push(&mut self, node: Node) -> u32 {
@@ -132,22 +223,57 @@ impl PathTree {
     fn child(&self, parent: u32, text: &str) -> Option<u32> {
         let same = |child: &u32| {
             let node = &self.nodes[*child as usize];
-            node.parent == parent && *node.segment == *text
+            node.parent == parent && node.segment == text
         };
         self.children.find(hash_edge(parent, text), same).copied()
+    }
+
+    /// Links nodes to their only literal child. Called once, after the last route.
+    pub(super) fn finish(&mut self) {
+        let mut only = vec![NONE; self.nodes.len()];
+        for child in &self.children {
+            let parent = self.nodes[*child as usize].parent as usize;
+            let first = only[parent] == NONE && !self.nodes[parent].branches;
+            only[parent] = if first { *child } else { NONE };
+            self.nodes[parent].branches |= !first;
+        }
+        for at in 0..self.nodes.len() {
+            if only[at] != NONE {
+                self.nodes[at].link = u32::try_from(self.links.len()).unwrap_or(NONE);
+                let link = self.link(&only, only[at]);
+                self.links.push(link);
+            }
+        }
+    }
+
+    /// The way from a node's only child on to the next node that matters.
+    fn link(&self, only: &[u32], mut target: u32) -> Link {
+        let mut text = self.nodes[target as usize].segment.clone();
+        let mut segments = 1;
+        while self.nodes[target as usize].is_passage() && only[target as usize] != NONE {
+            target = only[target as usize];
+            text.push('/');
+            text.push_str(&self.nodes[target as usize].segment);
+            segments += 1;
+        }
+        Link { text, target, segments }
     }
 
     /// Hands the routes whose pattern matches to `visit`, most specific first, until it returns
     /// true. Returns whether it did.
     pub(super) fn walk(&self, path: &str, visit: &mut impl FnMut(RouteId) -> bool) -> bool {
-        if let Some(exact) = self.exact.find(hash_path(path), |known| *known.path == *path)
-            && exact.routes.iter().any(|route| visit(*route))
+        if !self.exact.is_empty()
+            && let Some(exact) = self.exact.find(hash_path(path), |known| *known.path == *path)
+            && self.visit(exact.routes, visit)
         {
             return true;
         }
+        if self.nodes.is_empty() && self.regexes.is_empty() {
+            return false;
+        }
         let mut met = Met { nodes: [(0, 0); REMEMBERED], count: 0 };
-        let segments = path.get(1..);
-        if !self.nodes.is_empty() && self.descend((ROOT, 0), segments, &mut met, visit) {
+        let start = Step { at: ROOT, depth: 0, rest: path.get(1..) };
+        if !self.nodes.is_empty() && self.descend(start, &mut met, visit) {
             return true;
         }
         for (regex, routes) in &self.regexes {
@@ -155,45 +281,72 @@ impl PathTree {
                 return true;
             }
         }
-        self.visit_wildcards(&met, segments, visit)
+        met.count > 0 && self.visit_wildcards(&mut met, start, visit)
+    }
+
+    fn visit(&self, routes: Routes, visit: &mut impl FnMut(RouteId) -> bool) -> bool {
+        let more = || self.more.get(routes.more as usize).into_iter().flatten().copied();
+        !routes.is_empty() && (visit(routes.first) || routes.more != NONE && more().any(visit))
     }
 
     /// Visits the patterns that end with the path, and remembers trailing wildcards passed.
-    fn descend(
-        &self,
-        (at, depth): (u32, u32),
-        rest: Option<&str>,
-        met: &mut Met,
-        visit: &mut impl FnMut(RouteId) -> bool,
-    ) -> bool {
-        let node = &self.nodes[at as usize];
-        if !node.wildcards.is_empty() {
-            if let Some(free) = met.nodes.get_mut(met.count) {
-                *free = (depth, at);
+    fn descend(&self, mut step: Step<'_>, met: &mut Met, visit: &mut impl FnMut(RouteId) -> bool) -> bool {
+        loop {
+            let node = &self.nodes[step.at as usize];
+            if !node.wildcards.is_empty() {
+                if let Some(free) = met.nodes.get_mut(met.count) {
+                    *free = (step.depth, step.at);
+                }
+                met.count += 1;
             }
-            met.count += 1;
+            if step.rest.is_none() {
+                return self.visit(node.ends, visit);
+            }
+            let [literal, parameter, any] = self.next(node, step);
+            // The last way on needs no return.
+            step = match (literal, parameter, any) {
+                (None, None, None) => return false,
+                (Some(only), None, None) | (None, Some(only), None) | (None, None, Some(only)) => only,
+                (first, second, third) => {
+                    let ways = [first, second, third];
+                    return ways.into_iter().flatten().any(|step| self.descend(step, met, visit));
+                }
+            };
         }
-        let Some(rest) = rest else {
-            return node.ends.iter().any(|route| visit(*route));
-        };
+    }
+
+    /// The ways on from a node: a literal child, a parameter, any segment.
+    fn next<'p>(&self, node: &Node, step: Step<'p>) -> [Option<Step<'p>>; 3] {
+        let Some(rest) = step.rest else { return [None; 3] };
+        let linked = if node.link == NONE { None } else { self.follow(node.link, step.depth, rest) };
+        if !node.branches && node.parameter == NONE && node.any == NONE {
+            return [linked, None, None];
+        }
         let (segment, rest) = split(rest);
-        if let Some(child) = self.child(at, segment)
-            && self.descend((child, depth + 1), rest, met, visit)
-        {
-            return true;
-        }
-        let others = if segment.is_empty() { [NONE, NONE] } else { [node.parameter, node.any] };
-        others.into_iter().any(|child| child != NONE && self.descend((child, depth + 1), rest, met, visit))
+        let to = |at: u32| (at != NONE).then_some(Step { at, depth: step.depth + 1, rest });
+        let literal = if node.branches { self.child(step.at, segment).and_then(to) } else { linked };
+        if segment.is_empty() { [literal, None, None] } else { [literal, to(node.parameter), to(node.any)] }
+    }
+
+    fn follow<'p>(&self, link: u32, depth: u32, rest: &'p str) -> Option<Step<'p>> {
+        let link = &self.links[link as usize];
+        let after = rest.strip_prefix(link.text.as_str())?;
+        let rest = match after.as_bytes().first() {
+            None => None,
+            Some(b'/') => Some(&after[1..]),
+            Some(_) => return None,
+        };
+        Some(Step { at: link.target, depth: depth + link.segments, rest })
     }
 
     /// Trailing wildcards, deepest first; among equals in the order in which they were met.
-    fn visit_wildcards(&self, met: &Met, segments: Option<&str>, visit: &mut impl FnMut(RouteId) -> bool) -> bool {
+    fn visit_wildcards(&self, met: &mut Met, start: Step<'_>, visit: &mut impl FnMut(RouteId) -> bool) -> bool {
         if met.count > REMEMBERED {
-            let depth = segments.map_or(0, |rest| rest.split('/').count());
-            return (0..=depth).rev().any(|depth| self.wildcards_at((ROOT, depth), segments, visit));
+            let depth = start.rest.map_or(0, |rest| rest.split('/').count());
+            let depth = u32::try_from(depth).unwrap_or(NONE);
+            return (0..=depth).rev().any(|depth| self.wildcards_at(start, depth, visit));
         }
-        let mut nodes = met.nodes;
-        let nodes = &mut nodes[..met.count];
+        let nodes = &mut met.nodes[..met.count];
         // A stable insertion sort by depth: few elements, in place.
         for end in 1..nodes.len() {
             let mut at = end;
@@ -202,24 +355,17 @@ impl PathTree {
                 at -= 1;
             }
         }
-        nodes.iter().any(|(_, node)| self.nodes[*node as usize].wildcards.iter().any(|route| visit(*route)))
+        nodes.iter().any(|(_, node)| self.visit(self.nodes[*node as usize].wildcards, visit))
     }
 
-    /// Visits the trailing wildcards exactly `depth` segments below a node.
-    fn wildcards_at(
-        &self,
-        (at, depth): (u32, usize),
-        rest: Option<&str>,
-        visit: &mut impl FnMut(RouteId) -> bool,
-    ) -> bool {
-        let node = &self.nodes[at as usize];
-        if depth == 0 {
-            return node.wildcards.iter().any(|route| visit(*route));
+    /// Visits the trailing wildcards at exactly this depth.
+    fn wildcards_at(&self, step: Step<'_>, depth: u32, visit: &mut impl FnMut(RouteId) -> bool) -> bool {
+        let node = &self.nodes[step.at as usize];
+        if step.depth >= depth {
+            // A link may lead past the depth; nothing between its ends has a wildcard.
+            return step.depth == depth && self.visit(node.wildcards, visit);
         }
-        let Some((segment, rest)) = rest.map(split) else { return false };
-        let literal = self.child(at, segment).unwrap_or(NONE);
-        let others = if segment.is_empty() { [literal, NONE, NONE] } else { [literal, node.parameter, node.any] };
-        others.into_iter().any(|child| child != NONE && self.wildcards_at((child, depth - 1), rest, visit))
+        self.next(node, step).into_iter().flatten().any(|step| self.wildcards_at(step, depth, visit))
     }
 }
 
@@ -249,14 +395,15 @@ fn hash_edge(parent: u32, text: &str) -> u64 {
 mod tests {
     use super::*;
 
-    fn order(patterns: &[&str], path: &str) -> Vec<RouteId> {
+    fn order(patterns: &[&str], path: &str) -> Vec<usize> {
         let mut tree = PathTree::default();
         for (id, pattern) in patterns.iter().enumerate() {
-            tree.insert(&PathPattern::parse(pattern).unwrap(), u32::try_from(id).unwrap());
+            tree.insert(&PathPattern::parse(pattern).unwrap(), RouteId::new(id, false));
         }
+        tree.finish();
         let mut seen = Vec::new();
         tree.walk(path, &mut |id| {
-            seen.push(id);
+            seen.push(id.index());
             false
         });
         seen
@@ -280,8 +427,8 @@ mod tests {
             .collect();
         let patterns: Vec<&str> = all.iter().map(String::as_str).collect();
         let seen = order(&patterns, "/s0/s1/s2/s3/s4/x");
-        let mut expected: Vec<u32> = (0..32).collect();
-        expected.sort_by_key(|id| PathPattern::parse(patterns[*id as usize]).unwrap().specificity());
+        let mut expected: Vec<usize> = (0..32).collect();
+        expected.sort_by_key(|id| PathPattern::parse(patterns[*id]).unwrap().specificity());
         assert_eq!(seen, expected);
     }
 }

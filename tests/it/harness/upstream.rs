@@ -96,6 +96,8 @@ pub enum Script {
     Silence,
     /// Sends these bytes and closes.
     Send(&'static [u8]),
+    /// Answers the first request, and closes in place of answering the second.
+    OncePerConnection,
 }
 
 impl Scripted {
@@ -119,6 +121,12 @@ impl Scripted {
                         Script::Close => {}
                         Script::Silence => std::future::pending().await,
                         Script::Send(bytes) => drop(stream.write_all(bytes).await),
+                        Script::OncePerConnection => {
+                            stream.write_all(b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok").await.unwrap();
+                            if stream.read(&mut [0; 1024]).await.unwrap_or(0) > 0 {
+                                counter.fetch_add(1, Ordering::SeqCst);
+                            }
+                        }
                     }
                 });
             }
