@@ -135,12 +135,13 @@ struct Link {
     segments: u32,
 }
 
-/// Where a walk stands: a node, its depth in segments, and what is left of the path.
+/// Where a walk stands: a node, its depth in segments, and where the path's next segment begins;
+/// beyond the path's end when there is none.
 #[derive(Clone, Copy)]
-struct Step<'p> {
+struct Step {
     at: u32,
     depth: u32,
-    rest: Option<&'p str>,
+    next: usize,
 }
 
 /// Nodes with trailing wildcards as `(depth, node)`, in the order in which the walk met them.
@@ -198,14 +199,14 @@ impl PathTree {
     }
 
     fn literal_child(&mut self, parent: u32, text: &str) -> u32 {
-        if let Some(child) = self.child(parent, text) {
+        if let Some(child) = self.child(parent, text.as_bytes()) {
             return child;
         }
         let child = self.push(Node::new(parent, text));
         let nodes = &self.nodes;
-        self.children.insert_unique(hash_edge(parent, text), child, |child| {
+        self.children.insert_unique(hash_edge(parent, text.as_bytes()), child, |child| {
             let node = &nodes[*child as usize];
-            hash_edge(node.parent, &node.segment)
+            hash_edge(node.parent, node.segment.as_bytes())
         });
         child
     }
@@ -220,10 +221,10 @@ impl PathTree {
         child
     }
 
-    fn child(&self, parent: u32, text: &str) -> Option<u32> {
+    fn child(&self, parent: u32, text: &[u8]) -> Option<u32> {
         let same = |child: &u32| {
             let node = &self.nodes[*child as usize];
-            node.parent == parent && node.segment == text
+            node.parent == parent && node.segment.as_bytes() == text
         };
         self.children.find(hash_edge(parent, text), same).copied()
     }
@@ -272,8 +273,8 @@ impl PathTree {
             return false;
         }
         let mut met = Met { nodes: [(0, 0); REMEMBERED], count: 0 };
-        let start = Step { at: ROOT, depth: 0, rest: path.get(1..) };
-        if !self.nodes.is_empty() && self.descend(start, &mut met, visit) {
+        let start = Step { at: ROOT, depth: 0, next: 1 };
+        if !self.nodes.is_empty() && self.descend(path.as_bytes(), start, &mut met, visit) {
             return true;
         }
         for (regex, routes) in &self.regexes {
@@ -281,7 +282,7 @@ impl PathTree {
                 return true;
             }
         }
-        met.count > 0 && self.visit_wildcards(&mut met, start, visit)
+        met.count > 0 && self.visit_wildcards(path.as_bytes(), &mut met, visit)
     }
 
     fn visit(&self, routes: Routes, visit: &mut impl FnMut(RouteId) -> bool) -> bool {
@@ -290,61 +291,69 @@ impl PathTree {
     }
 
     /// Visits the patterns that end with the path, and remembers trailing wildcards passed.
-    fn descend(&self, mut step: Step<'_>, met: &mut Met, visit: &mut impl FnMut(RouteId) -> bool) -> bool {
+    fn descend(&self, path: &[u8], mut step: Step, met: &mut Met, visit: &mut impl FnMut(RouteId) -> bool) -> bool {
         loop {
             let node = &self.nodes[step.at as usize];
             if !node.wildcards.is_empty() {
-                if let Some(free) = met.nodes.get_mut(met.count) {
-                    *free = (step.depth, step.at);
-                }
-                met.count += 1;
+                met.add(step);
             }
-            if step.rest.is_none() {
+            if step.next > path.len() {
                 return self.visit(node.ends, visit);
             }
-            let [literal, parameter, any] = self.next(node, step);
+            let literal = self.literal(path, node, step);
+            if node.parameter == NONE && node.any == NONE {
+                match literal {
+                    Some(only) => step = only,
+                    None => return false,
+                }
+                continue;
+            }
+            if literal.is_some_and(|step| self.descend(path, step, met, visit)) {
+                return true;
+            }
+            let end = segment_end(path, step.next);
+            if end == step.next {
+                return false;
+            }
+            let to = |at: u32| Step { at, depth: step.depth + 1, next: end + 1 };
             // The last way on needs no return.
-            step = match (literal, parameter, any) {
-                (None, None, None) => return false,
-                (Some(only), None, None) | (None, Some(only), None) | (None, None, Some(only)) => only,
-                (first, second, third) => {
-                    let ways = [first, second, third];
-                    return ways.into_iter().flatten().any(|step| self.descend(step, met, visit));
+            step = match (node.parameter, node.any) {
+                (NONE, any) => to(any),
+                (parameter, NONE) => to(parameter),
+                (parameter, any) => {
+                    if self.descend(path, to(parameter), met, visit) {
+                        return true;
+                    }
+                    to(any)
                 }
             };
         }
     }
 
-    /// The ways on from a node: a literal child, a parameter, any segment.
-    fn next<'p>(&self, node: &Node, step: Step<'p>) -> [Option<Step<'p>>; 3] {
-        let Some(rest) = step.rest else { return [None; 3] };
-        let linked = if node.link == NONE { None } else { self.follow(node.link, step.depth, rest) };
-        if !node.branches && node.parameter == NONE && node.any == NONE {
-            return [linked, None, None];
+    /// The way on by a literal segment, or by several.
+    fn literal(&self, path: &[u8], node: &Node, step: Step) -> Option<Step> {
+        if node.link != NONE {
+            let link = &self.links[node.link as usize];
+            let text = link.text.as_bytes();
+            let end = step.next + text.len();
+            let follows = path.get(step.next..end)? == text && path.get(end).is_none_or(|byte| *byte == b'/');
+            return follows.then_some(Step { at: link.target, depth: step.depth + link.segments, next: end + 1 });
         }
-        let (segment, rest) = split(rest);
-        let to = |at: u32| (at != NONE).then_some(Step { at, depth: step.depth + 1, rest });
-        let literal = if node.branches { self.child(step.at, segment).and_then(to) } else { linked };
-        if segment.is_empty() { [literal, None, None] } else { [literal, to(node.parameter), to(node.any)] }
-    }
-
-    fn follow<'p>(&self, link: u32, depth: u32, rest: &'p str) -> Option<Step<'p>> {
-        let link = &self.links[link as usize];
-        let after = rest.strip_prefix(link.text.as_str())?;
-        let rest = match after.as_bytes().first() {
-            None => None,
-            Some(b'/') => Some(&after[1..]),
-            Some(_) => return None,
-        };
-        Some(Step { at: link.target, depth: depth + link.segments, rest })
+        if !node.branches {
+            return None;
+        }
+        let end = segment_end(path, step.next);
+        let at = self.child(step.at, &path[step.next..end])?;
+        Some(Step { at, depth: step.depth + 1, next: end + 1 })
     }
 
     /// Trailing wildcards, deepest first; among equals in the order in which they were met.
-    fn visit_wildcards(&self, met: &mut Met, start: Step<'_>, visit: &mut impl FnMut(RouteId) -> bool) -> bool {
+    fn visit_wildcards(&self, path: &[u8], met: &mut Met, visit: &mut impl FnMut(RouteId) -> bool) -> bool {
         if met.count > REMEMBERED {
-            let depth = start.rest.map_or(0, |rest| rest.split('/').count());
+            let start = Step { at: ROOT, depth: 0, next: 1 };
+            let depth = path.iter().filter(|byte| **byte == b'/').count();
             let depth = u32::try_from(depth).unwrap_or(NONE);
-            return (0..=depth).rev().any(|depth| self.wildcards_at(start, depth, visit));
+            return (0..=depth).rev().any(|depth| self.wildcards_at(path, start, depth, visit));
         }
         let nodes = &mut met.nodes[..met.count];
         // A stable insertion sort by depth: few elements, in place.
@@ -359,21 +368,40 @@ impl PathTree {
     }
 
     /// Visits the trailing wildcards at exactly this depth.
-    fn wildcards_at(&self, step: Step<'_>, depth: u32, visit: &mut impl FnMut(RouteId) -> bool) -> bool {
+    fn wildcards_at(&self, path: &[u8], step: Step, depth: u32, visit: &mut impl FnMut(RouteId) -> bool) -> bool {
         let node = &self.nodes[step.at as usize];
         if step.depth >= depth {
             // A link may lead past the depth; nothing between its ends has a wildcard.
             return step.depth == depth && self.visit(node.wildcards, visit);
         }
-        self.next(node, step).into_iter().flatten().any(|step| self.wildcards_at(step, depth, visit))
+        if step.next > path.len() {
+            return false;
+        }
+        if self.literal(path, node, step).is_some_and(|step| self.wildcards_at(path, step, depth, visit)) {
+            return true;
+        }
+        let end = segment_end(path, step.next);
+        let others = if end == step.next { [NONE, NONE] } else { [node.parameter, node.any] };
+        others
+            .into_iter()
+            .filter(|at| *at != NONE)
+            .any(|at| self.wildcards_at(path, Step { at, depth: step.depth + 1, next: end + 1 }, depth, visit))
     }
 }
 
-fn split(rest: &str) -> (&str, Option<&str>) {
-    match rest.as_bytes().iter().position(|byte| *byte == b'/') {
-        Some(at) => (&rest[..at], Some(&rest[at + 1..])),
-        None => (rest, None),
+impl Met {
+    fn add(&mut self, step: Step) {
+        if let Some(free) = self.nodes.get_mut(self.count) {
+            *free = (step.depth, step.at);
+        }
+        self.count += 1;
     }
+}
+
+/// Where the segment that begins at `from` ends.
+fn segment_end(path: &[u8], from: usize) -> usize {
+    let length = path[from..].iter().position(|byte| *byte == b'/');
+    length.map_or(path.len(), |length| from + length)
 }
 
 // The keys are the operator's own, so a client cannot choose colliding ones to insert; a fast
@@ -384,10 +412,10 @@ fn hash_path(path: &str) -> u64 {
     hasher.finish()
 }
 
-fn hash_edge(parent: u32, text: &str) -> u64 {
+fn hash_edge(parent: u32, text: &[u8]) -> u64 {
     let mut hasher = FxHasher::default();
     hasher.write_u32(parent);
-    hasher.write(text.as_bytes());
+    hasher.write(text);
     hasher.finish()
 }
 
