@@ -221,6 +221,7 @@ impl PathTree {
         child
     }
 
+    #[inline(always)]
     fn child(&self, parent: u32, text: &[u8]) -> Option<u32> {
         let same = |child: &u32| {
             let node = &self.nodes[*child as usize];
@@ -331,6 +332,8 @@ impl PathTree {
     }
 
     /// The way on by a literal segment, or by several.
+    // Inlined: returned through memory, a step costs more than finding it.
+    #[inline(always)]
     fn literal(&self, path: &[u8], node: &Node, step: Step) -> Option<Step> {
         if node.link != NONE {
             let link = &self.links[node.link as usize];
@@ -400,8 +403,7 @@ impl Met {
 
 /// Where the segment that begins at `from` ends.
 fn segment_end(path: &[u8], from: usize) -> usize {
-    let length = path[from..].iter().position(|byte| *byte == b'/');
-    length.map_or(path.len(), |length| from + length)
+    memchr::memchr(b'/', &path[from..]).map_or(path.len(), |length| from + length)
 }
 
 // The keys are the operator's own, so a client cannot choose colliding ones to insert; a fast
