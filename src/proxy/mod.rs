@@ -1,8 +1,8 @@
 //! Pingora's phases. Each hands over to a file that does one thing:
 //!
-//! [`request`] finds the route and answers what needs no upstream; [`upstream`] picks an endpoint
-//! and prepares what is sent to it; [`response`] judges and prepares the answer; [`fail`] turns
-//! every failure into an answer; [`finish`] makes the one record of the request.
+//! `request` finds the route and answers what needs no upstream; `upstream` picks an endpoint and
+//! prepares what is sent to it; `response` judges and prepares the answer; [`fail`] turns every
+//! failure into an answer; `finish` makes the one record of the request.
 
 mod client;
 mod ctx;

@@ -1,12 +1,13 @@
 //! The paths of one host and priority: a hash for exact paths, a radix tree over segments for
 //! the rest.
 //!
-//! Exact patterns outrank all others, so a path that is one needs a single probe. Other patterns
-//! share a tree with one node for each distinct prefix of segments. A node with one literal child
-//! has a link to it, which takes all segments up to the next node that matters in one comparison;
-//! the children of nodes with several lie in one hash table, keyed by parent and text. A walk
-//! hands every route whose pattern matches to a visitor, most specific first, and allocates
-//! nothing.
+//! Exact patterns outrank all others, so a path that is one needs a single probe. The other
+//! patterns are entered by the literal segments that they begin with: one probe for each length
+//! that such a beginning has, longest first. What follows it is a tree with one node for each
+//! distinct segment. A node with one literal child has a link to it, which takes all segments up
+//! to the next node that matters in one comparison; the children of nodes with several lie in one
+//! hash table, keyed by parent and text. A walk hands every route whose pattern matches to a
+//! visitor, most specific first, and allocates nothing.
 
 use std::hash::Hasher;
 
@@ -40,13 +41,17 @@ impl RouteId {
 }
 
 const NONE: u32 = u32::MAX;
-const ROOT: u32 = 0;
+/// A beginning longer than this is entered by its first segments.
+const LONGEST_BEGINNING: usize = 15;
 /// Wildcard prefixes of one path that are remembered without a second walk.
 const REMEMBERED: usize = 8;
 
 #[derive(Debug, Default)]
 pub(super) struct PathTree {
     exact: HashTable<Exact>,
+    entries: HashTable<Entry>,
+    /// Bit `n` is set when a beginning of `n` segments exists.
+    lengths: u32,
     nodes: Vec<Node>,
     links: Vec<Link>,
     children: HashTable<u32>,
@@ -59,6 +64,13 @@ pub(super) struct PathTree {
 struct Exact {
     path: Box<str>,
     routes: Routes,
+}
+
+/// The literal segments that patterns begin with, and the node that they lead to.
+#[derive(Debug)]
+struct Entry {
+    beginning: Box<str>,
+    node: u32,
 }
 
 /// The routes of one pattern; nearly always one.
@@ -163,8 +175,8 @@ impl PathTree {
     }
 
     fn insert_exact(&mut self, path: &str, route: RouteId) {
-        let hash = hash_path(path);
-        let entry = self.exact.entry(hash, |known| *known.path == *path, |known| hash_path(&known.path));
+        let hash = hash_path(path.as_bytes());
+        let entry = self.exact.entry(hash, |known| *known.path == *path, |known| hash_path(known.path.as_bytes()));
         let exact = entry.or_insert_with(|| Exact { path: path.into(), routes: Routes::EMPTY }).into_mut();
         exact.routes.push(route, &mut self.more);
     }
@@ -177,11 +189,13 @@ impl PathTree {
     }
 
     fn insert_segments(&mut self, segments: &[Segment], rest: bool, route: RouteId) {
-        if self.nodes.is_empty() {
-            self.nodes.push(Node::new(NONE, ""));
-        }
-        let mut at = ROOT;
-        for segment in segments {
+        let literals = segments.iter().take(LONGEST_BEGINNING).map_while(|segment| match segment {
+            Segment::Literal(text) => Some(&**text),
+            Segment::Parameter(_) | Segment::Any => None,
+        });
+        let beginning: Vec<&str> = literals.collect();
+        let mut at = self.entry(&beginning);
+        for segment in &segments[beginning.len()..] {
             at = match segment {
                 Segment::Literal(text) => self.literal_child(at, text),
                 Segment::Parameter(_) => self.other_child(at, |node| &mut node.parameter),
@@ -191,6 +205,20 @@ impl PathTree {
         let node = &mut self.nodes[at as usize];
         let routes = if rest { &mut node.wildcards } else { &mut node.ends };
         routes.push(route, &mut self.more);
+    }
+
+    /// The node that a beginning leads to.
+    fn entry(&mut self, segments: &[&str]) -> u32 {
+        self.lengths |= 1 << segments.len();
+        let beginning: String = segments.iter().map(|segment| format!("/{segment}")).collect();
+        let hash = hash_path(beginning.as_bytes());
+        if let Some(entry) = self.entries.find(hash, |known| *known.beginning == *beginning) {
+            return entry.node;
+        }
+        let node = self.push(Node::new(NONE, ""));
+        let entry = Entry { beginning: beginning.into(), node };
+        self.entries.insert_unique(hash, entry, |known| hash_path(known.beginning.as_bytes()));
+        node
     }
 
     fn push(&mut self, node: Node) -> u32 {
@@ -265,25 +293,47 @@ impl PathTree {
     /// true. Returns whether it did.
     pub(super) fn walk(&self, path: &str, visit: &mut impl FnMut(RouteId) -> bool) -> bool {
         if !self.exact.is_empty()
-            && let Some(exact) = self.exact.find(hash_path(path), |known| *known.path == *path)
+            && let Some(exact) = self.exact.find(hash_path(path.as_bytes()), |known| *known.path == *path)
             && self.visit(exact.routes, visit)
         {
             return true;
         }
-        if self.nodes.is_empty() && self.regexes.is_empty() {
+        if self.entries.is_empty() && self.regexes.is_empty() {
             return false;
         }
+        let path = path.as_bytes();
         let mut met = Met { nodes: [(0, 0); REMEMBERED], count: 0 };
-        let start = Step { at: ROOT, depth: 0, next: 1 };
-        if !self.nodes.is_empty() && self.descend(path.as_bytes(), start, &mut met, visit) {
+        let ends = Ends::new(path, self.lengths);
+        if self.enter(path, &ends).any(|step| self.descend(path, step, &mut met, visit)) {
             return true;
         }
-        for (regex, routes) in &self.regexes {
-            if regex.is_match(path) && routes.iter().any(|route| visit(*route)) {
-                return true;
-            }
+        if !self.regexes.is_empty() && self.visit_regexes(path, visit) {
+            return true;
         }
-        met.count > 0 && self.visit_wildcards(path.as_bytes(), &mut met, visit)
+        met.count > 0 && self.visit_wildcards(path, &ends, &mut met, visit)
+    }
+
+    /// The nodes that beginnings of the path lead to, longest beginning first.
+    #[inline(always)]
+    fn enter<'a>(&'a self, path: &'a [u8], ends: &'a Ends) -> impl Iterator<Item = Step> + 'a {
+        let mut lengths = self.lengths & ((2 << ends.count) - 1);
+        let longest_first = std::iter::from_fn(move || {
+            let length = lengths.checked_ilog2()?;
+            lengths &= !(1 << length);
+            Some(length)
+        });
+        longest_first.filter_map(move |length| {
+            let end = ends.positions[length as usize] as usize;
+            let beginning = &path[..end];
+            let entry = self.entries.find(hash_path(beginning), |known| known.beginning.as_bytes() == beginning)?;
+            Some(Step { at: entry.node, depth: length, next: end + 1 })
+        })
+    }
+
+    fn visit_regexes(&self, path: &[u8], visit: &mut impl FnMut(RouteId) -> bool) -> bool {
+        let path = std::str::from_utf8(path).unwrap_or_default();
+        let matching = self.regexes.iter().filter(|(regex, _)| regex.is_match(path));
+        matching.flat_map(|(_, routes)| routes).any(|route| visit(*route))
     }
 
     fn visit(&self, routes: Routes, visit: &mut impl FnMut(RouteId) -> bool) -> bool {
@@ -351,12 +401,20 @@ impl PathTree {
     }
 
     /// Trailing wildcards, deepest first; among equals in the order in which they were met.
-    fn visit_wildcards(&self, path: &[u8], met: &mut Met, visit: &mut impl FnMut(RouteId) -> bool) -> bool {
+    fn visit_wildcards(
+        &self,
+        path: &[u8],
+        ends: &Ends,
+        met: &mut Met,
+        visit: &mut impl FnMut(RouteId) -> bool,
+    ) -> bool {
         if met.count > REMEMBERED {
-            let start = Step { at: ROOT, depth: 0, next: 1 };
             let depth = path.iter().filter(|byte| **byte == b'/').count();
             let depth = u32::try_from(depth).unwrap_or(NONE);
-            return (0..=depth).rev().any(|depth| self.wildcards_at(path, start, depth, visit));
+            return (0..=depth).rev().any(|depth| {
+                let mut starts = self.enter(path, ends).filter(|step| step.depth <= depth);
+                starts.any(|start| self.wildcards_at(path, start, depth, visit))
+            });
         }
         let nodes = &mut met.nodes[..met.count];
         // A stable insertion sort by depth: few elements, in place.
@@ -392,6 +450,49 @@ impl PathTree {
     }
 }
 
+/// Where the first segments of a path end; entry 0 is the empty beginning.
+struct Ends {
+    positions: [u32; LONGEST_BEGINNING + 1],
+    count: usize,
+}
+
+impl Ends {
+    /// Finds as many ends as the longest of `lengths` needs.
+    #[inline(always)]
+    fn new(path: &[u8], lengths: u32) -> Self {
+        let mut ends = Self { positions: [0; LONGEST_BEGINNING + 1], count: 0 };
+        let needed = lengths.checked_ilog2().map_or(0, |length| length as usize);
+        // Eight bytes at a time; the first slash begins the path and ends nothing.
+        for (index, chunk) in path.get(1..).unwrap_or_default().chunks(8).enumerate() {
+            let mut slashes = slashes(chunk);
+            while slashes != 0 && ends.count < needed {
+                ends.count += 1;
+                ends.positions[ends.count] = 1 + index as u32 * 8 + slashes.trailing_zeros() / 8;
+                slashes &= slashes - 1;
+            }
+            if ends.count == needed {
+                return ends;
+            }
+        }
+        ends.count += 1;
+        ends.positions[ends.count] = path.len() as u32;
+        ends
+    }
+}
+
+/// The top bit of every byte that is a slash, in at most eight bytes. Exact for each byte, unlike
+/// the shorter test for any zero byte (Warren, Hacker's Delight, section 6-1).
+#[inline(always)]
+fn slashes(chunk: &[u8]) -> u64 {
+    const LOW: u64 = 0x7f7f_7f7f_7f7f_7f7f;
+    let word = match chunk.try_into() {
+        Ok(bytes) => u64::from_le_bytes(bytes),
+        Err(_) => chunk.iter().rev().fold(0, |word, byte| word << 8 | u64::from(*byte)),
+    };
+    let zero_where_slash = word ^ u64::from_ne_bytes([b'/'; 8]);
+    !(((zero_where_slash & LOW) + LOW) | zero_where_slash | LOW)
+}
+
 impl Met {
     fn add(&mut self, step: Step) {
         if let Some(free) = self.nodes.get_mut(self.count) {
@@ -408,9 +509,9 @@ fn segment_end(path: &[u8], from: usize) -> usize {
 
 // The keys are the operator's own, so a client cannot choose colliding ones to insert; a fast
 // hash is enough.
-fn hash_path(path: &str) -> u64 {
+fn hash_path(path: &[u8]) -> u64 {
     let mut hasher = FxHasher::default();
-    hasher.write(path.as_bytes());
+    hasher.write(path);
     hasher.finish()
 }
 
