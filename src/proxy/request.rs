@@ -36,8 +36,11 @@ pub fn prepare(session: &mut Session, ctx: &mut Ctx, draining: bool) {
     let keep_alive = listener.map(|listener| listener.keep_alive).filter(|_| !draining);
     let peer = session.client_addr().and_then(|address| address.as_inet()).map(SocketAddr::ip);
     ctx.client = identify(peer, listener, &session.req_header().headers);
-    session.set_keepalive(keep_alive);
     let downstream = session.as_downstream_mut();
+    // Where the client, or HTTP/1.0, ends the connection with the answer, it stays so.
+    if downstream.get_keepalive().is_some() {
+        downstream.set_keepalive(keep_alive);
+    }
     downstream.set_pipelining_enabled(true);
     downstream.set_read_timeout(Some(CLIENT_SILENCE));
     downstream.set_write_timeout(Some(CLIENT_SILENCE));

@@ -108,7 +108,7 @@ impl Handle {
 }
 
 impl Reloader {
-    /// Compiles the first configuration. Nothing runs yet; see [`Reloader::run`].
+    /// Compiles the first configuration. Nothing runs yet; see [`Reloader::start`].
     ///
     /// # Errors
     /// The configuration is refused.

@@ -82,9 +82,11 @@ async fn labels_never_come_from_requests() {
     let (gateway, _upstream) = gateway().await;
     let series = async || gateway.metrics().await.lines().filter(|line| line.starts_with("pointsman_http")).count();
     gateway.get("/0").await;
+    gateway.log(1).await;
     let before = series().await;
     for number in 0..50 {
         gateway.get_with(&format!("/{number}/random"), &[&format!("Host: h{number}.example")]).await;
     }
+    gateway.log(51).await;
     assert_eq!(series().await, before);
 }

@@ -74,6 +74,7 @@ async fn no_route() {
     let gateway = Gateway::start("routes: [{ path: /a, to: { respond: {} } }]\n").await;
     let answer = gateway.get("/b").await;
     assert_eq!((answer.status, answer.reason().as_str()), (404, "no_route"));
+    gateway.log(1).await;
     assert_eq!(
         gateway.metric(r#"pointsman_http_requests_total{code="404",method="GET",route="_none"}"#).await as u64,
         1

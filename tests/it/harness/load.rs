@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 use tokio::io::AsyncWriteExt;
@@ -34,16 +34,23 @@ impl Tally {
 /// A running load.
 pub struct Load {
     stop: Arc<AtomicBool>,
+    good: Arc<AtomicUsize>,
     clients: Vec<tokio::task::JoinHandle<Tally>>,
 }
 
 impl Load {
     /// Starts so many clients, each sending GET requests, one after another with a pause.
     pub fn start(port: u16, clients: usize, path: &str, pause: Duration) -> Self {
-        let stop = Arc::new(AtomicBool::new(false));
+        let (stop, good) = (Arc::new(AtomicBool::new(false)), Arc::new(AtomicUsize::new(0)));
         let request: Arc<[u8]> = format!("GET {path} HTTP/1.1\r\nHost: localhost\r\n\r\n").into_bytes().into();
-        let client = |_| tokio::spawn(client(port, Arc::clone(&request), pause, Arc::clone(&stop)));
-        Self { clients: (0..clients).map(client).collect(), stop }
+        let client =
+            |_| tokio::spawn(client(port, Arc::clone(&request), pause, (Arc::clone(&stop), Arc::clone(&good))));
+        Self { clients: (0..clients).map(client).collect(), stop, good }
+    }
+
+    /// Requests answered with 200 so far.
+    pub fn good(&self) -> usize {
+        self.good.load(Ordering::SeqCst)
     }
 
     /// Stops the clients after their request in progress.
@@ -61,7 +68,12 @@ impl Load {
     }
 }
 
-async fn client(port: u16, request: Arc<[u8]>, pause: Duration, stop: Arc<AtomicBool>) -> Tally {
+async fn client(
+    port: u16,
+    request: Arc<[u8]>,
+    pause: Duration,
+    (stop, good): (Arc<AtomicBool>, Arc<AtomicUsize>),
+) -> Tally {
     let mut tally = Tally::default();
     let mut connection = None;
     let mut opened = 0;
@@ -87,6 +99,7 @@ async fn client(port: u16, request: Arc<[u8]>, pause: Duration, stop: Arc<Atomic
         match result {
             Ok(answer) if answer.status == 200 => {
                 tally.good += 1;
+                good.fetch_add(1, Ordering::SeqCst);
                 tally.times.push(begin.elapsed());
                 if answer.header("connection").is_none_or(|value| !value.eq_ignore_ascii_case("close")) {
                     connection = Some(stream);
