@@ -110,9 +110,8 @@ pub fn prepare(session: &Session, request: &mut RequestHeader, ctx: &Ctx) -> Res
     let Some(routed) = &ctx.routed else { return Ok(()) };
     let host = original_host(session);
     if let Some(target) = &routed.target {
-        let uri =
-            target.parse().map_err(|cause| Error::because(ErrorType::InternalError, "the forwarded path", cause))?;
-        request.set_uri(uri);
+        // Read as leniently as what the client sent, so that its query passes as it is.
+        request.set_raw_path(target.as_bytes())?;
     }
     forwarding_headers(request, host.as_ref(), ctx)?;
     if let Some(host) = ctx.attempt.as_ref().and_then(|attempt| attempt.upstream.settings().host.clone()) {

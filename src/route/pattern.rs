@@ -266,11 +266,21 @@ fn parse_regex(source: &str) -> Result<PathPattern, PatternError> {
     }
     // The groups keep an alternation inside the anchors.
     let anchored = format!(r"\A(?:{source})\z");
-    let regex = regex::RegexBuilder::new(&anchored).size_limit(REGEX_LIMIT).build();
-    regex.map(|regex| PathPattern::Regex(Box::new(regex))).map_err(|error| {
+    let regex = regex(&anchored);
+    regex.map(|regex| PathPattern::Regex(Box::new(regex))).map_err(|problem| wrong(problem, REGEX_HELP))
+}
+
+/// What to say to whoever wrote an invalid expression.
+pub const REGEX_HELP: &str = "expressions are those of the Rust `regex` crate: linear time, no look-around";
+
+/// Compiles an expression of the configuration, within the limit of size.
+///
+/// # Errors
+/// Says in a few words what is wrong.
+pub fn regex(source: &str) -> Result<Regex, String> {
+    regex::RegexBuilder::new(source).size_limit(REGEX_LIMIT).build().map_err(|error| {
         let message = error.to_string();
-        let last = message.lines().last().unwrap_or_default().trim_start_matches("error: ").to_owned();
-        wrong(last, "expressions are those of the Rust `regex` crate: linear time, no look-around")
+        message.lines().last().unwrap_or_default().trim_start_matches("error: ").to_owned()
     })
 }
 

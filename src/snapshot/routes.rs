@@ -10,6 +10,7 @@ use crate::config::{self, Code, Diagnostic, Named, OneOrMany, Span, Spanned, Tar
 use crate::filter::headers::may_edit;
 use crate::filter::{HeaderEdits, Rewrite};
 use crate::route::conflict::{Conflict, conflicts};
+use crate::route::pattern;
 use crate::route::{Check, Definition, HostPattern, PathPattern, RouteTable, Template, Tests};
 use crate::telemetry::RouteMetrics;
 
@@ -113,7 +114,7 @@ impl Draft {
 
 /// Reads every part before giving up on one, so that all mistakes are reported.
 fn draft(scope: &mut Scope<'_>, route: &config::Route) -> Option<Draft> {
-    let path = pattern(scope, &route.path);
+    let path = path_pattern(scope, &route.path);
     let hosts = hosts(scope, &route.host);
     let tests = tests(scope, route);
     let request_edits = edits(scope, &route.headers.request);
@@ -130,7 +131,7 @@ fn draft(scope: &mut Scope<'_>, route: &config::Route) -> Option<Draft> {
     })
 }
 
-fn pattern(scope: &mut Scope<'_>, path: &Spanned<String>) -> Option<PathPattern> {
+fn path_pattern(scope: &mut Scope<'_>, path: &Spanned<String>) -> Option<PathPattern> {
     match PathPattern::parse(path) {
         Ok(pattern) => Some(pattern),
         Err(error) => {
@@ -226,17 +227,10 @@ fn check(scope: &mut Scope<'_>, test: &Spanned<Test>) -> Option<Check> {
         Test::Exact(text) => Some(Check::Exact(text.as_str().into())),
         Test::Present(true) => Some(Check::Present),
         Test::Present(false) => Some(Check::Absent),
-        Test::Regex(source) => match regex::RegexBuilder::new(source).size_limit(1 << 20).build() {
+        Test::Regex(source) => match pattern::regex(source) {
             Ok(regex) => Some(Check::Regex(Box::new(regex))),
-            Err(error) => {
-                let message = error.to_string();
-                let last = message.lines().last().unwrap_or_default().trim_start_matches("error: ").to_owned();
-                scope.report(
-                    Code::Regex,
-                    last,
-                    test.span,
-                    "expressions are those of the Rust `regex` crate: linear time, no look-around",
-                );
+            Err(problem) => {
+                scope.report(Code::Regex, problem, test.span, pattern::REGEX_HELP);
                 None
             }
         },

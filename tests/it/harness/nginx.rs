@@ -44,7 +44,10 @@ impl Nginx {
         // Without root, nginx warns that `user` has no effect and goes on.
         let path = folder.path().join("nginx.conf");
         std::fs::write(&path, config).unwrap();
+        // Where Debian puts it, which is not on everybody's path.
+        let search = format!("{}:/usr/sbin", std::env::var("PATH").unwrap());
         let child = Command::new("nginx")
+            .env("PATH", search)
             .arg("-c")
             .arg(&path)
             .stderr(Stdio::null())
