@@ -2,7 +2,7 @@
 
 use std::fmt::Write as _;
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use http::HeaderValue;
 use http::header::HOST;
@@ -13,7 +13,8 @@ use pingora_proxy::Session;
 
 use crate::snapshot::Action;
 use crate::telemetry::Outcome;
-use crate::upstream::PickError;
+use crate::upstream::tunnel::Tunnels;
+use crate::upstream::{PickError, Timeouts};
 
 use super::MAX_ATTEMPTS;
 use super::ctx::{Attempt, Ctx};
@@ -44,11 +45,10 @@ pub fn pick(session: &Session, ctx: &mut Ctx) -> Result<Box<HttpPeer>> {
         upstream.metrics().retries.inc();
     }
     let mut peer = Box::new(HttpPeer::clone(&picked.peer));
-    let options = &mut peer.options;
     if session.is_upgrade_req() {
-        let tunnel = Some(upstream.settings().timeouts.tunnel);
-        (options.read_timeout, options.write_timeout) = (tunnel, tunnel);
+        for_upgrade(&mut peer, &upstream.settings().timeouts);
     }
+    let options = &mut peer.options;
     if ctx.deadline.is_some() {
         options.connection_timeout = clamped(options.connection_timeout, ctx.deadline);
         options.total_connection_timeout = clamped(options.total_connection_timeout, ctx.deadline);
@@ -58,6 +58,15 @@ pub fn pick(session: &Session, ctx: &mut Ctx) -> Result<Box<HttpPeer>> {
     ctx.reason = None;
     ctx.attempt = Some(Attempt { upstream, in_flight: picked.in_flight, started: Instant::now(), header_after: None });
     Ok(peer)
+}
+
+/// An upgrade has a connection of its own kind, which is never shared.
+fn for_upgrade(peer: &mut HttpPeer, timeouts: &Timeouts) {
+    peer.group_key = fastrand::u64(..);
+    let options = &mut peer.options;
+    (options.read_timeout, options.write_timeout) = (Some(timeouts.tunnel), Some(timeouts.tunnel));
+    options.idle_timeout = Some(Duration::from_secs(1));
+    options.custom_l4 = Some(Arc::new(Tunnels { patience: timeouts.connect }));
 }
 
 /// After a failed connection nothing was sent, so any request may go to another endpoint.

@@ -8,6 +8,7 @@ pub mod discovery;
 mod endpoint;
 pub mod health;
 pub mod peer;
+pub mod tunnel;
 
 use std::net::{IpAddr, SocketAddr};
 use std::sync::{Arc, Mutex, PoisonError};

@@ -213,29 +213,58 @@ async fn plain_requests_are_redirected_to_https() {
     assert_eq!(upstream.hits(), 0);
 }
 
-#[tokio::test]
-async fn websockets_pass_both_ways() {
+/// A WebSocket server that sends back what it gets.
+async fn websocket_echo() -> u16 {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let port = listener.local_addr().unwrap().port();
     tokio::spawn(async move {
         while let Ok((stream, _)) = listener.accept().await {
-            let mut socket = tokio_tungstenite::accept_async(stream).await.unwrap();
-            while let Some(Ok(message)) = socket.next().await {
-                if message.is_text() || message.is_binary() {
-                    socket.send(message).await.unwrap();
+            tokio::spawn(async move {
+                let mut socket = tokio_tungstenite::accept_async(stream).await.unwrap();
+                while let Some(Ok(message)) = socket.next().await {
+                    if message.is_text() || message.is_binary() {
+                        socket.send(message).await.unwrap();
+                    }
                 }
-            }
+            });
         }
     });
+    port
+}
+
+#[tokio::test]
+async fn websockets_pass_both_ways() {
+    let port = websocket_echo().await;
     let gateway = Gateway::start(&format!("routes: [{{ path: /ws, to: \"http://127.0.0.1:{port}\" }}]\n")).await;
-    let (mut socket, _) =
-        tokio_tungstenite::connect_async(format!("ws://127.0.0.1:{}/ws", gateway.port)).await.unwrap();
+    let url = format!("ws://127.0.0.1:{}/ws", gateway.port);
+    let (mut socket, _) = tokio_tungstenite::connect_async(url).await.unwrap();
     for size in [1, 1000, 200_000] {
         let message = Message::binary(vec![7; size]);
         socket.send(message.clone()).await.unwrap();
         assert_eq!(socket.next().await.unwrap().unwrap(), message);
     }
     socket.close(None).await.unwrap();
+}
+
+/// <https://github.com/cloudflare/pingora/issues/946>: a 101 that came quickly ended its tunnel.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn no_websocket_is_torn_down_on_a_busy_machine() {
+    let port = websocket_echo().await;
+    let gateway = Gateway::start(&format!("routes: [{{ path: /ws, to: \"http://127.0.0.1:{port}\" }}]\n")).await;
+    let url = format!("ws://127.0.0.1:{}/ws", gateway.port);
+    let clients = (0..32).map(|_| {
+        let url = url.clone();
+        tokio::spawn(async move {
+            for _ in 0..40 {
+                let (mut socket, _) = tokio_tungstenite::connect_async(&url).await.unwrap();
+                socket.send(Message::text("hello")).await.unwrap();
+                assert_eq!(socket.next().await.unwrap().unwrap(), Message::text("hello"));
+            }
+        })
+    });
+    for client in clients.collect::<Vec<_>>() {
+        client.await.unwrap();
+    }
 }
 
 #[tokio::test]

@@ -1,0 +1,88 @@
+//! Connections for upgrades (WebSocket), which Pingora 0.9.1 would at times tear down.
+//!
+//! If the upstream's 101 is read before the end of the request's own empty body was handled,
+//! Pingora takes that end for the end of the tunnel (cloudflare/pingora#946). Both wait at the
+//! same moment when the upstream is fast or the machine busy. These connections let a read wait
+//! for two turns of the scheduler after a write, so that the body's end always comes first.
+
+use std::io;
+use std::pin::Pin;
+use std::task::{Context, Poll};
+use std::time::Duration;
+
+use async_trait::async_trait;
+use pingora::connectors::l4::Connect;
+use pingora::protocols::l4::socket::SocketAddr;
+use pingora::protocols::l4::stream::Stream;
+use pingora::protocols::l4::virt::{VirtualSockOpt, VirtualSocket, VirtualSocketStream};
+use pingora::{Error, ErrorType, Result};
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::net::TcpStream;
+
+/// Turns that a read waits after a write.
+const TURNS: u8 = 2;
+
+/// Connects upgrades.
+#[derive(Debug)]
+pub struct Tunnels {
+    /// The longest that a connection may take to open.
+    pub patience: Duration,
+}
+
+#[async_trait]
+impl Connect for Tunnels {
+    async fn connect(&self, address: &SocketAddr) -> Result<Stream> {
+        let Some(address) = address.as_inet() else {
+            return Error::e_explain(ErrorType::ConnectError, "an upgrade needs an IP address");
+        };
+        let connected = tokio::time::timeout(self.patience, TcpStream::connect(address)).await;
+        let stream = match connected {
+            Ok(Ok(stream)) => stream,
+            Ok(Err(cause)) => return Error::e_because(ErrorType::ConnectRefused, "connecting an upgrade", cause),
+            Err(_) => return Error::e_explain(ErrorType::ConnectTimedout, "connecting an upgrade"),
+        };
+        Ok(Stream::from(VirtualSocketStream::new(Box::new(Tunnel { stream, turns: 0 }))))
+    }
+}
+
+/// A connection whose reads give way to what was to be done after a write.
+#[derive(Debug)]
+struct Tunnel {
+    stream: TcpStream,
+    turns: u8,
+}
+
+impl VirtualSocket for Tunnel {
+    fn set_socket_option(&self, option: VirtualSockOpt) -> io::Result<()> {
+        match option {
+            VirtualSockOpt::NoDelay => self.stream.set_nodelay(true),
+            _ => Ok(()),
+        }
+    }
+}
+
+impl AsyncRead for Tunnel {
+    fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buffer: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        if self.turns > 0 {
+            self.turns -= 1;
+            cx.waker().wake_by_ref();
+            return Poll::Pending;
+        }
+        Pin::new(&mut self.stream).poll_read(cx, buffer)
+    }
+}
+
+impl AsyncWrite for Tunnel {
+    fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
+        self.turns = TURNS;
+        Pin::new(&mut self.stream).poll_write(cx, bytes)
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_flush(cx)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_shutdown(cx)
+    }
+}
