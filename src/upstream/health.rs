@@ -3,6 +3,8 @@
 //! [`Streak`] is the state machine: so many failures in a row take an endpoint out, so many
 //! successes bring it back. [`run`] feeds it, with pingora's checks, each under a total timeout.
 
+use std::collections::HashMap;
+use std::net::SocketAddr;
 use std::sync::{Arc, Weak};
 use std::time::Duration;
 
@@ -76,32 +78,48 @@ pub struct Plan {
 
 /// Checks an upstream's endpoints until the upstream is dropped.
 pub async fn run(upstream: Weak<Upstream>) {
+    let mut checks = Checks::new();
     loop {
         let pause = {
             let Some(upstream) = upstream.upgrade() else { return };
             let Some(plan) = upstream.health() else { return };
-            round(&upstream, plan).await;
+            round(&upstream, plan, &mut checks).await;
             plan.every.mul_f64(1.0 - fastrand::f64() / 10.0)
         };
         tokio::time::sleep(pause).await;
     }
 }
 
+/// A check for each endpoint. Making one loads the system's authorities, so it is made once.
+type Checks = HashMap<SocketAddr, Box<dyn HealthCheck + Send + Sync>>;
+
 /// Checks every endpoint once, all at the same time.
-async fn round(upstream: &Arc<Upstream>, plan: &Plan) {
+async fn round(upstream: &Arc<Upstream>, plan: &Plan, checks: &mut Checks) {
     let members = upstream.endpoints();
-    let checks = members.iter().map(|(endpoint, _)| check(upstream, plan, endpoint));
-    let changed = join_all(checks).await.into_iter().any(|changed| changed);
+    checks.retain(|address, _| members.iter().any(|(endpoint, _)| endpoint.address() == *address));
+    for (endpoint, _) in &members {
+        if !checks.contains_key(&endpoint.address())
+            && let Ok(check) = make(upstream, plan, endpoint)
+        {
+            checks.insert(endpoint.address(), check);
+        }
+    }
+    let results = members.iter().map(|(endpoint, _)| check(upstream, plan, endpoint, checks));
+    let changed = join_all(results).await.into_iter().any(|changed| changed);
     if changed {
         upstream.rebalance();
     }
 }
 
-async fn check(upstream: &Upstream, plan: &Plan, endpoint: &Endpoint) -> bool {
-    let result = match tokio::time::timeout(plan.timeout, probe(upstream, plan, endpoint)).await {
-        Ok(Ok(())) => Ok(()),
-        Ok(Err(error)) => Err(error.to_string()),
-        Err(_) => Err("no answer in time".to_owned()),
+async fn check(upstream: &Upstream, plan: &Plan, endpoint: &Endpoint, checks: &Checks) -> bool {
+    let backend = Backend { addr: PingoraAddress::Inet(endpoint.address()), weight: 1, ext: http::Extensions::new() };
+    let result = match checks.get(&endpoint.address()) {
+        Some(check) => match tokio::time::timeout(plan.timeout, check.check(&backend)).await {
+            Ok(Ok(())) => Ok(()),
+            Ok(Err(error)) => Err(error.to_string()),
+            Err(_) => Err("no answer in time".to_owned()),
+        },
+        None => Err("the check cannot be made".to_owned()),
     };
     let changed = endpoint.checked(result.is_ok(), plan.thresholds);
     match (changed, result) {
@@ -116,22 +134,21 @@ async fn check(upstream: &Upstream, plan: &Plan, endpoint: &Endpoint) -> bool {
     changed.is_some()
 }
 
-async fn probe(upstream: &Upstream, plan: &Plan, endpoint: &Endpoint) -> pingora::Result<()> {
-    let backend = Backend { addr: PingoraAddress::Inet(endpoint.address()), weight: 1, ext: http::Extensions::new() };
+fn make(upstream: &Upstream, plan: &Plan, endpoint: &Endpoint) -> pingora::Result<Box<dyn HealthCheck + Send + Sync>> {
     match &plan.probe {
         Probe::Tcp => {
             let mut check = TcpHealthCheck::new();
             check.peer_template.options = upstream.peer_options().clone();
             check.peer_template.sni = upstream.sni().unwrap_or_default().to_owned();
             check.peer_template.options.connection_timeout = Some(plan.timeout);
-            check.check(&backend).await
+            Ok(check)
         }
         Probe::Http { path, host } => {
             let host = host.as_deref().unwrap_or(endpoint.name());
             let mut check = HttpHealthCheck::new(host, upstream.sni().is_some());
             check.peer_template = peer::template(upstream, endpoint.address());
             check.peer_template.options.read_timeout = Some(plan.timeout);
-            let mut request = RequestHeader::build("GET", path.as_bytes(), Some(2))?;
+            let mut request = RequestHeader::build("GET", path.as_bytes(), Some(3))?;
             request
                 .insert_header("Host", HeaderValue::from_str(host).unwrap_or(HeaderValue::from_static("localhost")))?;
             request.insert_header("User-Agent", concat!("pointsman/", env!("CARGO_PKG_VERSION")))?;
@@ -141,7 +158,7 @@ async fn probe(upstream: &Upstream, plan: &Plan, endpoint: &Endpoint) -> pingora
                 200..=399 => Ok(()),
                 status => pingora::Error::e_explain(pingora::ErrorType::HTTPStatus(status), "health check"),
             }));
-            check.check(&backend).await
+            Ok(Box::new(check))
         }
     }
 }
