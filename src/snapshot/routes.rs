@@ -167,18 +167,9 @@ fn tests(scope: &mut Scope<'_>, route: &config::Route) -> Option<Tests> {
     let mut headers = Vec::new();
     let mut sound = true;
     for (name, test) in route.header.iter() {
-        match (name.parse::<HeaderName>(), check(scope, test)) {
-            (Ok(name), Some(check)) => headers.push((name, check)),
-            (Err(_), _) => {
-                sound = false;
-                scope.report(
-                    Code::Header,
-                    format!("`{name}` is not a header name"),
-                    name.span,
-                    "header names are tokens, such as `x-beta`",
-                );
-            }
-            (Ok(_), None) => sound = false,
+        match (header_name(scope, name), check(scope, test)) {
+            (Some(name), Some(check)) => headers.push((name, check)),
+            _ => sound = false,
         }
     }
     let query = named_checks(scope, &route.query);
@@ -238,17 +229,13 @@ fn check(scope: &mut Scope<'_>, test: &Spanned<Test>) -> Option<Check> {
 }
 
 fn edits(scope: &mut Scope<'_>, written: &config::HeaderEdits) -> Option<HeaderEdits> {
-    let set = header_pairs(scope, &written.set, true);
-    let add = header_pairs(scope, &written.add, true);
-    let remove: Option<Vec<_>> = written.remove.0.iter().map(|name| header_name(scope, name, true)).collect();
+    let set = header_pairs(scope, &written.set);
+    let add = header_pairs(scope, &written.add);
+    let remove: Option<Vec<_>> = written.remove.0.iter().map(|name| editable_name(scope, name)).collect();
     Some(HeaderEdits { remove: remove?, set: set?, add: add? })
 }
 
-fn header_pairs(
-    scope: &mut Scope<'_>,
-    written: &Named<Spanned<String>>,
-    editing: bool,
-) -> Option<Vec<(HeaderName, HeaderValue)>> {
+fn header_pairs(scope: &mut Scope<'_>, written: &Named<Spanned<String>>) -> Option<Vec<(HeaderName, HeaderValue)>> {
     let mut pairs = Vec::new();
     let mut sound = true;
     for (name, value) in written.iter() {
@@ -261,7 +248,7 @@ fn header_pairs(
                 "values are visible ASCII characters and spaces",
             );
         }
-        match (header_name(scope, name, editing), parsed) {
+        match (editable_name(scope, name), parsed) {
             (Some(name), Ok(value)) => pairs.push((name, value)),
             _ => sound = false,
         }
@@ -269,28 +256,23 @@ fn header_pairs(
     sound.then_some(pairs)
 }
 
-fn header_name(scope: &mut Scope<'_>, name: &Spanned<String>, editing: bool) -> Option<HeaderName> {
-    match name.parse::<HeaderName>() {
-        Ok(parsed) if !editing || may_edit(&parsed) => Some(parsed),
-        Ok(_) => {
-            scope.report(
-                Code::Header,
-                format!("`{name}` cannot be edited"),
-                name.span,
-                "it frames the message, belongs to the connection, or is set by the gateway",
-            );
-            None
-        }
-        Err(_) => {
-            scope.report(
-                Code::Header,
-                format!("`{name}` is not a header name"),
-                name.span,
-                "header names are tokens, such as `x-beta`",
-            );
-            None
-        }
+fn header_name(scope: &mut Scope<'_>, name: &Spanned<String>) -> Option<HeaderName> {
+    let parsed = name.parse().ok();
+    if parsed.is_none() {
+        let help = "header names are tokens, such as `x-beta`";
+        scope.report(Code::Header, format!("`{name}` is not a header name"), name.span, help);
     }
+    parsed
+}
+
+fn editable_name(scope: &mut Scope<'_>, name: &Spanned<String>) -> Option<HeaderName> {
+    let parsed = header_name(scope, name)?;
+    if !may_edit(&parsed) {
+        let help = "it frames the message, belongs to the connection, or is set by the gateway";
+        scope.report(Code::Header, format!("`{name}` cannot be edited"), name.span, help);
+        return None;
+    }
+    Some(parsed)
 }
 
 fn action(scope: &mut Scope<'_>, route: &config::Route, path: &PathPattern) -> Option<Action> {
@@ -351,7 +333,7 @@ fn respond_action(scope: &mut Scope<'_>, respond: &config::Respond) -> Option<Ac
         );
         return None;
     };
-    let mut headers = header_pairs(scope, &respond.headers, true)?;
+    let mut headers = header_pairs(scope, &respond.headers)?;
     let has_type = headers.iter().any(|(name, _)| name == http::header::CONTENT_TYPE);
     if !has_type && !respond.body.is_empty() {
         headers.push((http::header::CONTENT_TYPE, HeaderValue::from_static("text/plain; charset=utf-8")));
