@@ -21,6 +21,8 @@ pub struct Ctx {
     pub started: Instant,
     /// The same as wall-clock time.
     pub time: SystemTime,
+    /// The listener that it came in by, as an index of the snapshot's.
+    pub listener: Option<usize>,
     /// Whom it came from, and what it is called.
     pub client: Client,
     /// Set once a route matched.
@@ -85,6 +87,7 @@ impl Ctx {
             snapshot,
             started: Instant::now(),
             time: SystemTime::now(),
+            listener: None,
             client: Client::default(),
             routed: None,
             attempt: None,

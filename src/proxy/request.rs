@@ -32,7 +32,8 @@ const DRAIN: Duration = Duration::from_secs(5);
 /// idle time would be unlimited.
 pub fn prepare(session: &mut Session, ctx: &mut Ctx, draining: bool) {
     let local = session.server_addr().and_then(|address| address.as_inet()).copied();
-    let listener = local.and_then(|local: SocketAddr| ctx.snapshot.listener(local));
+    ctx.listener = local.and_then(|local: SocketAddr| ctx.snapshot.listener(local));
+    let listener = ctx.listener.and_then(|index| ctx.snapshot.listeners.get(index));
     let keep_alive = listener.map(|listener| listener.keep_alive).filter(|_| !draining);
     let peer = session.client_addr().and_then(|address| address.as_inet()).map(SocketAddr::ip);
     ctx.client = identify(peer, listener, &session.req_header().headers);
@@ -52,9 +53,8 @@ pub fn prepare(session: &mut Session, ctx: &mut Ctx, draining: bool) {
 /// # Errors
 /// With the reason `bad_request` or `no_route`.
 pub fn route(session: &mut Session, ctx: &mut Ctx) -> Result<()> {
-    let local = session.server_addr().and_then(|address| address.as_inet()).copied();
     let snapshot = Arc::clone(&ctx.snapshot);
-    let listener = local.and_then(|local| snapshot.listener(local));
+    let listener = ctx.listener.and_then(|index| snapshot.listeners.get(index));
     let header = session.req_header();
     let Some(authority) = authority(header) else {
         return Err(ctx.fail(Reason::BadRequest));

@@ -132,15 +132,16 @@ pub enum Action {
 }
 
 impl Snapshot {
-    /// The listener that a connection came in by.
+    /// Index of the listener that a connection came in by.
     #[must_use]
-    pub fn listener(&self, local: SocketAddr) -> Option<&Listener> {
-        let matches = |listener: &&Listener| {
+    pub fn listener(&self, local: SocketAddr) -> Option<usize> {
+        let matches = |listener: &Listener| {
             listener.address.port() == local.port()
                 && (listener.address.ip().is_unspecified() || listener.address.ip() == local.ip().to_canonical())
         };
-        let exact = self.listeners.iter().find(|listener| listener.address == local);
-        exact.or_else(|| self.listeners.iter().find(matches)).or_else(|| self.listeners.first())
+        let exact = self.listeners.iter().position(|listener| listener.address == local);
+        let first = (!self.listeners.is_empty()).then_some(0);
+        exact.or_else(|| self.listeners.iter().position(matches)).or(first)
     }
 
     /// The upstream of this name.
