@@ -1,25 +1,31 @@
 //! The API's answers.
 
+use std::net::SocketAddr;
+use std::time::Instant;
+
 use axum::Json;
-use axum::extract::{RawQuery, State};
+use axum::extract::{Path, RawQuery, State as Server};
 use axum::http::StatusCode;
 use axum::response::{IntoResponse, Response};
+use serde::Deserialize;
 use serde_json::{Value, json};
 
 use crate::snapshot::explain::Question;
 use crate::snapshot::{Action, Snapshot};
 use crate::telemetry::Outcome;
+use crate::upstream::{State, Upstream, breaker};
 
 use super::Admin;
 
 /// How the gateway is.
-pub(super) async fn status(State(admin): State<Admin>) -> Json<Value> {
+pub(super) async fn status(Server(admin): Server<Admin>) -> Json<Value> {
     let snapshot = admin.snapshot.load_full();
+    let now = Instant::now();
     let unhealthy = snapshot
         .upstreams
         .iter()
         .flat_map(|upstream| upstream.endpoints())
-        .filter(|(endpoint, _)| !endpoint.is_eligible())
+        .filter(|(endpoint, _)| !endpoint.is_usable(now))
         .count();
     Json(json!({
         "version": env!("CARGO_PKG_VERSION"),
@@ -36,14 +42,14 @@ pub(super) async fn status(State(admin): State<Admin>) -> Json<Value> {
 }
 
 /// The configuration in force, with all defaults, and the last reloads.
-pub(super) async fn config(State(admin): State<Admin>) -> Json<Value> {
+pub(super) async fn config(Server(admin): Server<Admin>) -> Json<Value> {
     let shown = admin.reload.shown().lock().await;
     let generation = admin.snapshot.load().generation;
     Json(json!({ "generation": generation, "config": shown.config, "history": shown.history }))
 }
 
 /// The routes in true match order.
-pub(super) async fn routes(State(admin): State<Admin>) -> Json<Value> {
+pub(super) async fn routes(Server(admin): Server<Admin>) -> Json<Value> {
     Json(route_list(&admin.snapshot.load_full()))
 }
 
@@ -54,7 +60,7 @@ pub fn route_list(snapshot: &Snapshot) -> Value {
     let entries = ranked.into_iter().filter_map(|(index, host)| {
         let route = snapshot.table.get(index)?;
         let to = match &route.value.action {
-            Action::Forward { upstream, .. } => upstream.name().to_owned(),
+            Action::Forward(forward) => forward.label.to_string(),
             Action::Respond { status, .. } => format!("respond {}", status.as_u16()),
             Action::Redirect { status, .. } => format!("redirect {}", status.as_u16()),
         };
@@ -75,36 +81,87 @@ pub fn route_list(snapshot: &Snapshot) -> Value {
 }
 
 /// The upstreams and how their endpoints are.
-pub(super) async fn upstreams(State(admin): State<Admin>) -> Json<Value> {
+pub(super) async fn upstreams(Server(admin): Server<Admin>) -> Json<Value> {
     let snapshot = admin.snapshot.load_full();
-    let list = snapshot.upstreams.iter().map(|upstream| {
-        let endpoints = upstream.endpoints();
-        let endpoints = endpoints.iter().map(|(endpoint, weight)| {
-            let metrics = endpoint.metrics();
-            json!({
-                "address": endpoint.name(),
-                "weight": weight,
-                "healthy": endpoint.is_eligible(),
-                "in_flight": endpoint.in_flight(),
-                "success": metrics.count(Outcome::Success),
-                "server_error": metrics.count(Outcome::ServerError),
-                "connect_failed": metrics.count(Outcome::ConnectFailed),
-                "timeout": metrics.count(Outcome::Timeout),
-                "reset": metrics.count(Outcome::Reset),
-            })
-        });
+    let now = Instant::now();
+    Json(snapshot.upstreams.iter().map(|upstream| describe(upstream, now)).collect())
+}
+
+fn describe(upstream: &Upstream, now: Instant) -> Value {
+    let endpoints = upstream.endpoints();
+    let endpoints = endpoints.iter().map(|(endpoint, weight)| {
+        let metrics = endpoint.metrics();
         json!({
-            "name": upstream.name(),
-            "tls": upstream.sni().is_some(),
-            "checked": upstream.health().is_some(),
-            "endpoints": endpoints.collect::<Vec<_>>(),
+            "address": endpoint.name(),
+            "weight": weight,
+            "state": endpoint.state(),
+            "condition": endpoint.condition(now),
+            "healthy": endpoint.is_usable(now),
+            "in_flight": endpoint.in_flight(),
+            "latency_ms": endpoint.latency.value(endpoint.clock(now)) / 1e6,
+            "breaker": breaker_name(endpoint.breaker.state(now)),
+            "success": metrics.count(Outcome::Success),
+            "server_error": metrics.count(Outcome::ServerError),
+            "connect_failed": metrics.count(Outcome::ConnectFailed),
+            "timeout": metrics.count(Outcome::Timeout),
+            "reset": metrics.count(Outcome::Reset),
         })
     });
-    Json(list.collect())
+    let condition = upstream.condition(now);
+    let limit = Some(upstream.limit()).filter(|limit| *limit != u32::MAX);
+    json!({
+        "name": upstream.name(),
+        "tls": upstream.sni().is_some(),
+        "checked": upstream.health().is_some(),
+        "breaker": breaker_name(condition.breaker),
+        "limit": limit,
+        "in_use": condition.in_use,
+        "waiting": condition.waiting,
+        "panic": condition.panic,
+        "endpoints": endpoints.collect::<Vec<_>>(),
+    })
+}
+
+fn breaker_name(state: breaker::State) -> &'static str {
+    match state {
+        breaker::State::Closed => "closed",
+        breaker::State::Open => "open",
+        breaker::State::HalfOpen => "half_open",
+    }
+}
+
+/// What to do with an endpoint.
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Change {
+    state: State,
+}
+
+/// Sets an endpoint's state: `PUT /v1/upstreams/{upstream}/endpoints/{address}`.
+pub(super) async fn set_endpoint(
+    Server(admin): Server<Admin>,
+    Path((name, address)): Path<(String, String)>,
+    Json(change): Json<Change>,
+) -> Response {
+    let snapshot = admin.snapshot.load_full();
+    let Some(upstream) = snapshot.upstream(&name) else {
+        return not_found(&format!("no upstream is called `{name}`"));
+    };
+    let Ok(address) = address.parse::<SocketAddr>() else {
+        return bad_request(&format!("`{address}` is not the address of an endpoint"));
+    };
+    if !upstream.set_state(address, change.state) {
+        return not_found(&format!("the upstream `{name}` has no endpoint `{address}`"));
+    }
+    Json(describe(upstream, Instant::now())).into_response()
+}
+
+fn not_found(problem: &str) -> Response {
+    (StatusCode::NOT_FOUND, Json(json!({ "error": problem }))).into_response()
 }
 
 /// What would become of a request; `GET /v1/explain?method=GET&url=…&header=name:value&client=…`.
-pub(super) async fn explain_query(State(admin): State<Admin>, RawQuery(query): RawQuery) -> Response {
+pub(super) async fn explain_query(Server(admin): Server<Admin>, RawQuery(query): RawQuery) -> Response {
     let query = query.unwrap_or_default();
     let mut question = Question { method: "GET".to_owned(), url: String::new(), headers: Vec::new(), client: None };
     for (key, value) in form_urlencoded::parse(query.as_bytes()) {
@@ -120,7 +177,7 @@ pub(super) async fn explain_query(State(admin): State<Admin>, RawQuery(query): R
 }
 
 /// What would become of a request, asked in JSON.
-pub(super) async fn explain(State(admin): State<Admin>, Json(question): Json<Question>) -> Response {
+pub(super) async fn explain(Server(admin): Server<Admin>, Json(question): Json<Question>) -> Response {
     answer(&admin, &question)
 }
 
@@ -136,7 +193,7 @@ fn bad_request(problem: &str) -> Response {
 }
 
 /// Reads the configuration anew and waits for the result; 422 when it is refused.
-pub(super) async fn reload(State(admin): State<Admin>) -> Response {
+pub(super) async fn reload(Server(admin): Server<Admin>) -> Response {
     match admin.reload.reload().await {
         Some(report) if report.applied => Json(report).into_response(),
         Some(report) => (StatusCode::UNPROCESSABLE_ENTITY, Json(report)).into_response(),

@@ -15,7 +15,7 @@ use axum::extract::{Request, State};
 use axum::http::{HeaderMap, Method, StatusCode, header};
 use axum::middleware::{self, Next};
 use axum::response::{IntoResponse, Response};
-use axum::routing::{get, post};
+use axum::routing::{get, post, put};
 
 use crate::reload::Handle;
 use crate::route::host::without_port;
@@ -45,6 +45,7 @@ pub fn router(admin: Admin) -> Router {
         .route("/v1/config", get(api::config))
         .route("/v1/routes", get(api::routes))
         .route("/v1/upstreams", get(api::upstreams))
+        .route("/v1/upstreams/{upstream}/endpoints/{address}", put(api::set_endpoint))
         .route("/v1/explain", get(api::explain_query).post(api::explain))
         .route("/v1/reload", post(api::reload))
         .layer(middleware::from_fn(guard))
@@ -78,6 +79,11 @@ fn is_from_a_page(headers: &HeaderMap) -> bool {
 }
 
 async fn metrics(State(admin): State<Admin>) -> Response {
+    // Some gauges are set when they are read, so that requests need not.
+    let now = std::time::Instant::now();
+    admin.snapshot.load().upstreams.iter().for_each(|upstream| {
+        let _ = upstream.condition(now);
+    });
     match admin.metrics.render() {
         Ok(text) => ([(header::CONTENT_TYPE, "text/plain; version=0.0.4")], text).into_response(),
         Err(error) => (StatusCode::INTERNAL_SERVER_ERROR, error.to_string()).into_response(),

@@ -58,6 +58,11 @@ impl Client {
         self.send(Method::POST, path, body)
     }
 
+    /// PUT of JSON.
+    pub fn put(&self, path: &str, body: &Value) -> anyhow::Result<(StatusCode, Value)> {
+        self.send(Method::PUT, path, Some(body))
+    }
+
     fn send(&self, method: Method, path: &str, body: Option<&Value>) -> anyhow::Result<(StatusCode, Value)> {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
         let exchange = async {

@@ -10,6 +10,7 @@ mod reload;
 mod routes;
 mod run;
 mod status;
+mod upstreams;
 
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -77,6 +78,8 @@ enum Command {
     Reload(reload::Args),
     /// Show how a running gateway is; fails when none answers.
     Status(status::Args),
+    /// Show upstreams, and let their endpoints serve, drain or rest.
+    Upstreams(upstreams::Args),
     /// Print a completion script for a shell.
     Completions {
         /// The shell.
@@ -124,6 +127,7 @@ fn dispatch(command: Command) -> anyhow::Result<Exit> {
         Command::Explain(args) => explain::run(&args),
         Command::Reload(args) => reload::run(&args),
         Command::Status(args) => status::run(&args),
+        Command::Upstreams(args) => upstreams::run(&args),
         Command::Completions { shell } => {
             let mut script = Vec::new();
             let mut command = <Cli as clap::CommandFactory>::command();

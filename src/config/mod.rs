@@ -4,16 +4,22 @@
 //! that a later finding may point at. Nothing here runs: [`crate::snapshot`] compiles these types
 //! into the ones that do, and no running type has one of them as a field.
 
+mod balance;
 pub mod codes;
 pub mod decode;
 pub mod diagnostic;
 pub mod effective;
+mod health;
 mod listener;
 pub mod load;
 pub mod origins;
+mod percent;
+mod retry;
 mod route;
+mod size;
 pub mod source;
 mod spanned;
+mod target;
 pub mod tree;
 mod upstream;
 mod url;
@@ -24,13 +30,19 @@ use std::num::NonZeroUsize;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
+pub use balance::{Balance, Hashing, KeySource};
 pub use codes::Code;
 pub use diagnostic::{Diagnostic, Diagnostics, Severity};
+pub use health::{Adaptive, Breaker, Eject, Health, Limits, Scope};
 pub use listener::{AccessLog, Admin, Listener, Network};
-pub use route::{HeaderEdits, Headers, Redirect, Respond, Route, RouteTimeouts, Target, Test};
+pub use percent::Percent;
+pub use retry::{Condition, Retry};
+pub use route::{HeaderEdits, Headers, Route, RouteTimeouts, Test};
+pub use size::Size;
 pub use source::{Sources, Span};
 pub use spanned::Spanned;
-pub use upstream::{Balance, Endpoint, Health, Timeouts, Tls, Upstream};
+pub use target::{Breach, Fallback, Guard, Mirror, Redirect, Respond, Share, Shift, Split, Target};
+pub use upstream::{Endpoint, Sticky, Timeouts, Tls, Upstream};
 pub use url::TargetUrl;
 pub use value::{Named, OneOrMany, TimeSpan};
 
@@ -112,12 +124,15 @@ pub enum ErrorDetail {
 }
 
 /// Values for what upstreams and routes leave out.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Defaults {
     /// Limits of time.
     #[serde(default)]
     pub timeout: DefaultTimeouts,
+    /// Retries of routes that have no `retry` of their own.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub retry: Option<Retry>,
 }
 
 /// Limits of time for all upstreams and routes that give none of their own.

@@ -3,14 +3,13 @@
 use std::fmt;
 
 use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
-use serde::de::{self, Deserializer, MapAccess, Visitor};
-use serde::ser::SerializeMap;
+use serde::de::{self, Deserializer, Visitor};
 use serde::{Deserialize, Serialize, Serializer};
 
-use super::codes::Code;
-use super::decode::invalid;
 use super::listener::Network;
+use super::retry::Retry;
 use super::spanned::Spanned;
+use super::target::{Mirror, Target};
 use super::value::{Named, OneOrMany, TimeSpan};
 
 /// Which requests, and what becomes of them.
@@ -64,7 +63,13 @@ pub struct Route {
     /// Limits of time.
     #[serde(default)]
     pub timeout: RouteTimeouts,
-    /// An upstream's name, a URL, `respond` or `redirect`.
+    /// When a failed try is repeated. Default: `defaults.retry`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub retry: Option<Retry>,
+    /// Copies requests to another upstream.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub mirror: Option<Mirror>,
+    /// An upstream's name, a URL, `split`, `fallback`, `shift`, `respond` or `redirect`.
     #[schemars(with = "Target")]
     pub to: Spanned<Target>,
 }
@@ -178,128 +183,5 @@ impl JsonSchema for Test {
             "description": "An exact text; a regular expression after `~`; true for present, false for absent.",
             "type": ["string", "boolean", "integer"],
         })
-    }
-}
-
-/// Where a route leads.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Target {
-    /// An upstream's name or a URL.
-    Upstream(String),
-    /// A fixed answer.
-    Respond(Respond),
-    /// A redirect.
-    Redirect(Redirect),
-}
-
-/// A fixed answer.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
-#[serde(deny_unknown_fields)]
-pub struct Respond {
-    /// From 200 to 599. Default 200.
-    #[serde(default = "ok")]
-    #[schemars(with = "u16", range(min = 200, max = 599))]
-    pub status: Spanned<u16>,
-    /// Default: empty.
-    #[serde(default)]
-    pub body: String,
-    /// More headers of the answer. `content-type` defaults to `text/plain; charset=utf-8`.
-    #[serde(default, skip_serializing_if = "Named::is_empty")]
-    #[schemars(with = "Named<String>")]
-    pub headers: Named<Spanned<String>>,
-}
-
-fn ok() -> Spanned<u16> {
-    Spanned { value: 200, span: super::source::Span::default() }
-}
-
-/// A redirect.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
-#[serde(deny_unknown_fields)]
-pub struct Redirect {
-    /// A path or URL; `:name` and a last `*` stand for what the path's matched. The query is kept.
-    #[schemars(with = "String")]
-    pub to: Spanned<String>,
-    /// 301, 302, 303, 307 or 308. Default 308.
-    #[serde(default = "permanent")]
-    #[schemars(with = "u16")]
-    pub status: Spanned<u16>,
-}
-
-fn permanent() -> Spanned<u16> {
-    Spanned { value: 308, span: super::source::Span::default() }
-}
-
-const TARGETS: &[&str] = &["respond", "redirect"];
-
-impl Serialize for Target {
-    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        match self {
-            Self::Upstream(name) => serializer.serialize_str(name),
-            Self::Respond(respond) => single(serializer, "respond", respond),
-            Self::Redirect(redirect) => single(serializer, "redirect", redirect),
-        }
-    }
-}
-
-fn single<S: Serializer, T: Serialize>(serializer: S, key: &'static str, value: &T) -> Result<S::Ok, S::Error> {
-    let mut map = serializer.serialize_map(Some(1))?;
-    map.serialize_entry(key, value)?;
-    map.end()
-}
-
-impl<'de> Deserialize<'de> for Target {
-    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        struct TargetVisitor;
-
-        impl<'de> Visitor<'de> for TargetVisitor {
-            type Value = Target;
-
-            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-                f.write_str("an upstream's name, a URL, or a mapping with `respond` or `redirect`")
-            }
-
-            fn visit_str<E: de::Error>(self, text: &str) -> Result<Target, E> {
-                Ok(Target::Upstream(text.to_owned()))
-            }
-
-            fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Target, A::Error> {
-                #[derive(Deserialize)]
-                #[serde(field_identifier, rename_all = "lowercase")]
-                enum Field {
-                    Respond,
-                    Redirect,
-                }
-                let target = match map.next_key()? {
-                    Some(Field::Respond) => Target::Respond(map.next_value()?),
-                    Some(Field::Redirect) => Target::Redirect(map.next_value()?),
-                    None => return Err(invalid(Code::MissingKey, "an empty target", "`respond` or `redirect`")),
-                };
-                match map.next_key::<String>()? {
-                    None => Ok(target),
-                    Some(_) => Err(invalid(
-                        Code::InvalidValue,
-                        "a target is one thing",
-                        "keep one of `respond` and `redirect`",
-                    )),
-                }
-            }
-        }
-
-        deserializer.deserialize_any(TargetVisitor)
-    }
-}
-
-impl JsonSchema for Target {
-    fn schema_name() -> std::borrow::Cow<'static, str> {
-        "Target".into()
-    }
-
-    fn json_schema(generator: &mut SchemaGenerator) -> Schema {
-        let [respond, redirect] = [generator.subschema_for::<Respond>(), generator.subschema_for::<Redirect>()];
-        let object = |key: &str, value: Schema| json_schema!({ "type": "object", "properties": { key: value }, "required": [key], "additionalProperties": false });
-        let upstream = json_schema!({ "type": "string", "description": "An upstream's name or a URL." });
-        let one_of = [upstream, object(TARGETS[0], respond), object(TARGETS[1], redirect)];
-        json_schema!({ "oneOf": one_of })
     }
 }

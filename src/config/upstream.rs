@@ -6,21 +6,41 @@ use std::num::NonZeroU32;
 use schemars::JsonSchema;
 use serde::de::value::MapAccessDeserializer;
 use serde::de::{self, Deserializer, MapAccess, Visitor};
-use serde::{Deserialize, Serialize};
+use serde::{Deserialize, Serialize, Serializer};
 
+use super::balance::Balance;
+use super::codes::Code;
+use super::decode::invalid;
+use super::health::{Breaker, Eject, Health, Limits};
+use super::percent::Percent;
 use super::source::Span;
 use super::spanned::Spanned;
 use super::value::TimeSpan;
 
 /// A named set of endpoints that serve the same thing. A lone URL is the short form.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, JsonSchema)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(remote = "Self", deny_unknown_fields)]
 pub struct Upstream {
-    /// Where the servers are.
-    #[schemars(with = "Vec<Endpoint>", length(min = 1))]
+    /// The servers. Exactly one of `endpoints`, `dns`, `srv` and `endpoints_file`.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(with = "Vec<Endpoint>")]
     pub endpoints: Vec<Spanned<Endpoint>>,
+    /// A name and port whose addresses are the servers.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(with = "Option<String>")]
+    pub dns: Option<Spanned<String>>,
+    /// A name whose SRV records are the servers.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(with = "Option<String>")]
+    pub srv: Option<Spanned<String>>,
+    /// A file with a list of endpoints; a change of it is taken over at once.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(with = "Option<String>")]
+    pub endpoints_file: Option<Spanned<String>>,
     /// A path put before every forwarded path. With the short form, the URL's.
     #[serde(skip_serializing_if = "Option::is_none")]
-    pub base_path: Option<String>,
+    #[schemars(with = "Option<String>")]
+    pub base_path: Option<Spanned<String>>,
     /// The `Host` that forwarded requests carry. Default: the client's; with the short form the
     /// URL's.
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -29,30 +49,48 @@ pub struct Upstream {
     /// How an endpoint is picked.
     #[serde(default)]
     pub balance: Balance,
+    /// Sends a client to the endpoint that it had before.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub sticky: Option<Sticky>,
+    /// How long a new or recovered endpoint's share grows to its full weight. Default: at once.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub slow_start: Option<TimeSpan>,
+    /// Below this share of usable endpoints, unhealthy and ejected ones are used too. Default 0%.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub panic_threshold: Option<Percent>,
     /// Connect with TLS, always verified.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub tls: Option<Spanned<Tls>>,
     /// Active health checks; none unless given.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub health: Option<Spanned<Health>>,
+    /// Takes failing endpoints out; not unless given.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub eject: Option<Spanned<Eject>>,
+    /// Stops sending to what keeps failing; not unless given.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub breaker: Option<Spanned<Breaker>>,
+    /// How much it takes at once; unlimited unless given.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub limits: Option<Spanned<Limits>>,
     /// Limits of time.
     #[serde(default)]
     pub timeout: Timeouts,
 }
 
-/// The long form, as serde reads it.
-#[derive(Deserialize)]
+/// How a client is recognised.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
-struct LongForm {
-    endpoints: Spanned<Vec<Spanned<Endpoint>>>,
-    base_path: Option<String>,
-    host: Option<Spanned<String>>,
-    #[serde(default)]
-    balance: Balance,
-    tls: Option<Spanned<Tls>>,
-    health: Option<Spanned<Health>>,
-    #[serde(default)]
-    timeout: Timeouts,
+pub struct Sticky {
+    /// The name of the cookie that the gateway sets.
+    #[schemars(with = "String")]
+    pub cookie: Spanned<String>,
+}
+
+impl Serialize for Upstream {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        Self::serialize(self, serializer)
+    }
 }
 
 impl<'de> Deserialize<'de> for Upstream {
@@ -68,8 +106,8 @@ impl<'de> Deserialize<'de> for Upstream {
 
             fn visit_str<E: de::Error>(self, text: &str) -> Result<Upstream, E> {
                 let url = super::TargetUrl::parse(text).map_err(|problem| {
-                    super::decode::invalid(
-                        super::Code::TargetUrl,
+                    invalid(
+                        Code::TargetUrl,
                         format_args!("`{text}` is not an upstream: {problem}"),
                         "the short form is a URL such as `http://10.0.0.7:8080`",
                     )
@@ -78,17 +116,20 @@ impl<'de> Deserialize<'de> for Upstream {
             }
 
             fn visit_map<A: MapAccess<'de>>(self, map: A) -> Result<Upstream, A::Error> {
-                let long = LongForm::deserialize(MapAccessDeserializer::new(map))?;
-                if long.endpoints.value.is_empty() {
-                    let help = "give at least one, such as `endpoints: [10.0.0.5:8080]`";
-                    return Err(super::decode::invalid(super::Code::Endpoint, "an upstream without endpoints", help));
+                let upstream = Upstream::deserialize(MapAccessDeserializer::new(map))?;
+                let sources = [!upstream.endpoints.is_empty(), upstream.dns.is_some(), upstream.srv.is_some()];
+                let sources = sources.into_iter().chain([upstream.endpoints_file.is_some()]);
+                match sources.filter(|given| *given).count() {
+                    1 => Ok(upstream),
+                    0 => {
+                        let help = "give at least one, such as `endpoints: [10.0.0.5:8080]`, or `dns`, `srv` or `endpoints_file`";
+                        Err(invalid(Code::Endpoint, "an upstream without endpoints", help))
+                    }
+                    _ => {
+                        let help = "keep one of `endpoints`, `dns`, `srv` and `endpoints_file`";
+                        Err(invalid(Code::Endpoint, "endpoints from two sources", help))
+                    }
                 }
-                let LongForm { endpoints, base_path, host, balance, tls, health, timeout } = long;
-                if base_path.as_ref().is_some_and(|path| !path.starts_with('/') || path.ends_with('/')) {
-                    let help = "a base path is written as `/v2`";
-                    return Err(super::decode::invalid(super::Code::InvalidValue, "an invalid base path", help));
-                }
-                Ok(Upstream { endpoints: endpoints.value, base_path, host, balance, tls, health, timeout })
             }
         }
 
@@ -104,6 +145,14 @@ pub struct Endpoint {
     /// Its share of the requests, against the other endpoints' weights.
     #[schemars(default = "one")]
     pub weight: NonZeroU32,
+    /// Endpoints of a higher tier serve only what those of the lower tiers cannot. Default 0.
+    #[serde(default, skip_serializing_if = "is_first")]
+    pub tier: u8,
+}
+
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "serde asks for a reference")]
+fn is_first(tier: &u8) -> bool {
+    *tier == 0
 }
 
 fn one() -> NonZeroU32 {
@@ -117,6 +166,8 @@ impl<'de> Deserialize<'de> for Endpoint {
         struct LongForm {
             address: String,
             weight: Option<u32>,
+            #[serde(default)]
+            tier: u8,
         }
 
         struct EndpointVisitor;
@@ -129,16 +180,16 @@ impl<'de> Deserialize<'de> for Endpoint {
             }
 
             fn visit_str<E: de::Error>(self, address: &str) -> Result<Endpoint, E> {
-                Ok(Endpoint { address: address.to_owned(), weight: one() })
+                Ok(Endpoint { address: address.to_owned(), weight: one(), tier: 0 })
             }
 
             fn visit_map<A: MapAccess<'de>>(self, map: A) -> Result<Endpoint, A::Error> {
-                let LongForm { address, weight } = LongForm::deserialize(MapAccessDeserializer::new(map))?;
+                let LongForm { address, weight, tier } = LongForm::deserialize(MapAccessDeserializer::new(map))?;
                 let weight = weight.unwrap_or(1);
                 match NonZeroU32::new(weight).filter(|weight| weight.get() <= MAX_WEIGHT) {
-                    Some(weight) => Ok(Endpoint { address, weight }),
-                    None => Err(super::decode::invalid(
-                        super::Code::InvalidValue,
+                    Some(weight) => Ok(Endpoint { address, weight, tier }),
+                    None => Err(invalid(
+                        Code::InvalidValue,
                         format_args!("a weight of {weight}"),
                         "weights go from 1 to 65536; leave the endpoint out to send it nothing",
                     )),
@@ -152,15 +203,6 @@ impl<'de> Deserialize<'de> for Endpoint {
 
 const MAX_WEIGHT: u32 = 65_536;
 
-/// How an endpoint is picked.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
-#[serde(rename_all = "snake_case")]
-pub enum Balance {
-    /// In turn, each as often as its weight says, evenly spread.
-    #[default]
-    RoundRobin,
-}
-
 /// TLS towards the endpoints.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
@@ -173,29 +215,6 @@ pub struct Tls {
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schemars(with = "Option<String>")]
     pub ca: Option<Spanned<String>>,
-}
-
-/// Active health checks: exactly one of `http` and `tcp`.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
-#[serde(deny_unknown_fields)]
-pub struct Health {
-    /// GET this path; healthy is any answer from 200 to 399.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub http: Option<String>,
-    /// The `Host` that the check sends. Default: the endpoint's address.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub host: Option<String>,
-    /// Healthy is a connection that opens.
-    #[serde(default)]
-    pub tcp: bool,
-    /// Time between two checks of one endpoint. Default 5s.
-    pub every: Option<TimeSpan>,
-    /// How long one check may take in all. Default 1s.
-    pub timeout: Option<TimeSpan>,
-    /// Successes in a row that bring an endpoint back. Default 2.
-    pub rise: Option<NonZeroU32>,
-    /// Failures in a row that take an endpoint out. Default 3.
-    pub fall: Option<NonZeroU32>,
 }
 
 /// Limits of time towards an upstream.

@@ -93,8 +93,8 @@ impl TargetUrl {
         let address = format!("{}:{}", self.host, self.port);
         let sni = Spanned::new(self.host.clone(), span);
         Upstream {
-            endpoints: vec![Spanned::new(Endpoint { address, weight: NonZeroU32::MIN }, span)],
-            base_path: (!self.base().is_empty()).then(|| self.base().to_owned()),
+            endpoints: vec![Spanned::new(Endpoint { address, weight: NonZeroU32::MIN, tier: 0 }, span)],
+            base_path: (!self.base().is_empty()).then(|| Spanned::new(self.base().to_owned(), span)),
             host: Some(Spanned::new(self.authority(), span)),
             tls: self.tls.then(|| Spanned::new(Tls { sni: Some(sni), ca: None }, span)),
             ..Upstream::default()

@@ -108,6 +108,11 @@ impl<'de, T: Deserialize<'de>> Deserialize<'de> for OneOrMany<Spanned<T>> {
                 Ok(OneOrMany(vec![Spanned::new(value, Span::default())]))
             }
 
+            fn visit_u64<E: de::Error>(self, number: u64) -> Result<Self::Value, E> {
+                let value = T::deserialize(de::value::U64Deserializer::new(number))?;
+                Ok(OneOrMany(vec![Spanned::new(value, Span::default())]))
+            }
+
             fn visit_seq<A: SeqAccess<'de>>(self, mut items: A) -> Result<Self::Value, A::Error> {
                 let mut list = Vec::new();
                 while let Some(item) = items.next_element()? {

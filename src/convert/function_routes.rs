@@ -48,6 +48,8 @@ fn entry(key: &Key, value: &Node, host: Option<&Spanned<String>>, found: &mut Di
         rewrite: Some(Spanned::new(rewrite, value.span)),
         headers: Headers::default(),
         timeout: RouteTimeouts::default(),
+        retry: None,
+        mirror: None,
         to: Spanned::new(Target::Upstream(url.origin()), value.span),
     };
     Some(Spanned::new(route, key.span))

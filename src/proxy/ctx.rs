@@ -9,8 +9,11 @@ use pingora::Result;
 use prometheus::IntGauge;
 
 use crate::snapshot::{Route, Snapshot};
-use crate::upstream::{InFlight, Upstream};
+use crate::upstream::Try;
+use crate::upstream::cutoff::Cutoff;
+use crate::upstream::mirror::{Draft, Seen};
 
+use super::course::{Course, Next};
 use super::fail::Reason;
 
 /// What is known of one request.
@@ -29,10 +32,14 @@ pub struct Ctx {
     pub routed: Option<Routed>,
     /// The try in progress, or the last one; replaced on each retry.
     pub attempt: Option<Attempt>,
-    /// How many tries there were.
-    pub attempts: u32,
+    /// What the answer's status decided, until Pingora asks.
+    pub decided: Option<Next>,
+    /// The copy for a mirror.
+    pub copy: Copying,
     /// Why the gateway itself answers, or broke off.
     pub reason: Option<Reason>,
+    /// When a client that is refused may come again.
+    pub retry_after: Option<Duration>,
     /// When the whole request must be over.
     pub deadline: Option<Instant>,
     _in_flight: Gauged,
@@ -55,27 +62,41 @@ pub struct Client {
 pub struct Routed {
     /// The route.
     pub route: Arc<Route>,
-    /// Path and query to forward, if other than what was sent.
-    pub target: Option<String>,
+    /// The path in its one form, unless it was sent so.
+    pub path: Option<String>,
+    /// Where a redirect leads.
+    pub place: Option<String>,
+    /// Where a forwarded request stands among its targets.
+    pub course: Option<Course>,
 }
 
 /// One try at an endpoint.
 pub struct Attempt {
-    /// The upstream.
-    pub upstream: Arc<Upstream>,
-    /// The endpoint; counts the try until it is dropped.
-    pub in_flight: InFlight,
-    /// When the try began.
-    pub started: Instant,
+    /// The try; gives back what it holds when dropped.
+    pub begun: Try,
     /// How long the answer's header took.
     pub header_after: Option<Duration>,
+    /// Ends the try if its answer does not begin in time.
+    pub cutoff: Option<Cutoff>,
 }
 
 impl Attempt {
     /// Where it went.
     pub fn address(&self) -> SocketAddr {
-        self.in_flight.endpoint().address()
+        self.begun.endpoint().address()
     }
+}
+
+/// The copy of a request for a mirror.
+#[derive(Default)]
+pub enum Copying {
+    /// None, or none any more.
+    #[default]
+    No,
+    /// Its body is being collected.
+    Draft(Box<Draft>),
+    /// It is sent; the answers are to be compared.
+    Compare(tokio::sync::oneshot::Sender<Seen>, crc32fast::Hasher),
 }
 
 impl Ctx {
@@ -91,8 +112,10 @@ impl Ctx {
             client: Client::default(),
             routed: None,
             attempt: None,
-            attempts: 0,
+            decided: None,
+            copy: Copying::No,
             reason: None,
+            retry_after: None,
             deadline: None,
             _in_flight: Gauged(in_flight.clone()),
         }

@@ -4,7 +4,7 @@
 use std::time::Instant;
 
 use bytes::Bytes;
-use http::header::{ACCEPT, CONTENT_LENGTH, CONTENT_TYPE};
+use http::header::{ACCEPT, CONTENT_LENGTH, CONTENT_TYPE, RETRY_AFTER};
 use http::{HeaderMap, StatusCode};
 use pingora::http::ResponseHeader;
 use pingora::{Error, ErrorSource, ErrorType, Result};
@@ -62,6 +62,9 @@ reasons! {
     UpstreamReset = "upstream_reset", 502, "connection_terminated", "The upstream closed the connection";
     UpstreamProtocol = "upstream_protocol", 502, "http_protocol_error", "The upstream's answer is malformed";
     UpstreamTls = "upstream_tls", 502, "tls_protocol_error", "The upstream's TLS cannot be verified";
+    AllFailed = "all_failed", 502, "destination_unavailable", "All backends failed";
+    CircuitOpen = "circuit_open", 503, "destination_unavailable", "The upstream is given a rest after too many failures";
+    Overloaded = "overloaded", 503, "connection_limit_reached", "The upstream has as much to do as it may";
     NoEndpoint = "no_endpoint", 503, "destination_unavailable", "The upstream has no healthy endpoint";
     ConnectTimeout = "connect_timeout", 504, "connection_timeout", "The upstream did not accept the connection in time";
     UpstreamTimeout = "upstream_timeout", 504, "http_response_timeout", "The upstream did not answer in time";
@@ -154,6 +157,9 @@ async fn write(session: &mut Session, reason: Reason, ctx: &Ctx) -> Result<()> {
         format!("pointsman; error={}; details=\"{}\"", reason.proxy_status(), reason.as_str()),
     )?;
     header.insert_header("cache-control", "no-store")?;
+    if let Some(after) = ctx.retry_after {
+        header.insert_header(RETRY_AFTER, after.as_secs().max(1))?;
+    }
     if let Some(id) = &ctx.client.request_id {
         header.insert_header(REQUEST_ID, id.clone())?;
     }
@@ -171,7 +177,7 @@ fn body(reason: Reason, headers: &HeaderMap, ctx: &Ctx) -> (&'static str, Bytes)
     let accept = headers.get(ACCEPT).and_then(|accept| accept.to_str().ok()).unwrap_or_default();
     let text = accept.contains("text/") && !accept.contains("json");
     let target =
-        ctx.attempt.as_ref().filter(|_| ctx.snapshot.full_errors).map(|attempt| attempt.in_flight.endpoint().name());
+        ctx.attempt.as_ref().filter(|_| ctx.snapshot.full_errors).map(|attempt| attempt.begun.endpoint().name());
     if text {
         let target = target.map(|target| format!("target: {target}\n")).unwrap_or_default();
         let body = format!("{}\nreason: {}\nrequest id: {id}\n{target}", reason.message(), reason.as_str());

@@ -10,7 +10,8 @@ use crate::telemetry::metrics::NO_ROUTE;
 use crate::telemetry::{AccessLog, Record};
 
 use super::ctx::Ctx;
-use super::fail::reason_for;
+use super::fail::{Reason, reason_for};
+use super::mirror;
 
 /// Counts the request and writes its line.
 pub fn record(session: &Session, error: Option<&Error>, ctx: &mut Ctx, log: &AccessLog) {
@@ -23,6 +24,8 @@ pub fn record(session: &Session, error: Option<&Error>, ctx: &mut Ctx, log: &Acc
     let duration = ctx.started.elapsed();
     let header = session.req_header();
     let status = session.response_written().map_or(0, |answer| answer.status.as_u16());
+    mirror::finish(ctx, status);
+    shifted(ctx, status, duration);
     let routed = ctx.routed.as_ref().map(|routed| &routed.route);
     routed.map_or(&ctx.snapshot.unrouted, |route| &route.metrics).answered(&header.method, status, duration);
     if !log.is_on() {
@@ -44,14 +47,25 @@ pub fn record(session: &Session, error: Option<&Error>, ctx: &mut Ctx, log: &Acc
         bytes_received: session.as_downstream().body_bytes_read(),
         bytes_sent: session.as_downstream().body_bytes_sent(),
         route: routed.map_or(NO_ROUTE, |route| &*route.name),
-        upstream: ctx.attempt.as_ref().map(|attempt| attempt.upstream.name()),
-        endpoint: ctx.attempt.as_ref().map(|attempt| attempt.in_flight.endpoint().name()),
-        attempts: ctx.attempts,
+        upstream: ctx.attempt.as_ref().map(|attempt| attempt.begun.upstream().name()),
+        endpoint: ctx.attempt.as_ref().map(|attempt| attempt.begun.endpoint().name()),
+        attempts: ctx.routed.as_ref().and_then(|routed| routed.course.as_ref()).map_or(0, |course| course.total),
         upstream_ms: ctx.attempt.as_ref().and_then(|attempt| attempt.header_after).map(milliseconds),
         reason: ctx.reason.map(super::fail::Reason::as_str),
         user_agent: text(USER_AGENT),
         referer: text(REFERER),
     });
+}
+
+/// Tells a shift how the request fared on its side.
+fn shifted(ctx: &Ctx, status: u16, took: std::time::Duration) {
+    let course = ctx.routed.as_ref().and_then(|routed| routed.course.as_ref());
+    if let Some((shift, side)) = course.and_then(|course| course.step()).and_then(|step| step.shifted.as_ref()) {
+        // A client that went away says nothing of the target.
+        if ctx.reason != Some(Reason::ClientClosed) {
+            shift.record(*side, (1..500).contains(&status) && ctx.reason.is_none(), took);
+        }
+    }
 }
 
 /// Milliseconds with microseconds after the point.

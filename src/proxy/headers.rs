@@ -13,6 +13,10 @@ pub const FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for")
 pub const FORWARDED_HOST: HeaderName = HeaderName::from_static("x-forwarded-host");
 /// The scheme that the client used.
 pub const FORWARDED_PROTO: HeaderName = HeaderName::from_static("x-forwarded-proto");
+/// Asks for the first target of a fallback only; sent along, so that gateways do not go in circles.
+pub const NO_FALLBACK: HeaderName = HeaderName::from_static("x-no-fallback");
+/// Which target of a fallback answered.
+pub const BACKEND_SOURCE: HeaderName = HeaderName::from_static("x-backend-source");
 /// Other headers that tell where a request came from; those of untrusted peers are removed.
 pub const OTHER_FORWARDED: [&str; 5] =
     ["forwarded", "x-forwarded-port", "x-forwarded-server", "x-forwarded-prefix", "x-real-ip"];

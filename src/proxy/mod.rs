@@ -5,10 +5,12 @@
 //! failure into an answer; `finish` makes the one record of the request.
 
 mod client;
+mod course;
 mod ctx;
 pub mod fail;
 mod finish;
 mod headers;
+mod mirror;
 mod request;
 mod response;
 mod upstream;
@@ -22,6 +24,7 @@ use async_trait::async_trait;
 use bytes::Bytes;
 use pingora::http::{RequestHeader, ResponseHeader};
 use pingora::modules::http::HttpModules;
+use pingora::protocols::Digest;
 use pingora::upstreams::peer::HttpPeer;
 use pingora::{Error, Result};
 use pingora_proxy::{FailToProxy, ProxyHttp, ProxyWarnLogContext, Session};
@@ -29,10 +32,8 @@ use pingora_proxy::{FailToProxy, ProxyHttp, ProxyWarnLogContext, Session};
 use crate::snapshot::Snapshot;
 use crate::telemetry::{AccessLog, Metrics};
 
+pub use course::MOST_TRIES;
 pub use ctx::Ctx;
-
-/// The most tries of one request, the first included.
-pub const MAX_ATTEMPTS: u32 = 3;
 
 /// The proxy: what is the same for all requests.
 pub struct Gateway {
@@ -82,11 +83,24 @@ impl ProxyHttp for Gateway {
     }
 
     async fn upstream_peer(&self, session: &mut Session, ctx: &mut Ctx) -> Result<Box<HttpPeer>> {
-        upstream::pick(session, ctx)
+        upstream::pick(session, ctx).await
     }
 
-    fn fail_to_connect(&self, _: &mut Session, _: &HttpPeer, ctx: &mut Ctx, error: Box<Error>) -> Box<Error> {
-        upstream::connect_failed(ctx, error)
+    fn fail_to_connect(&self, session: &mut Session, _: &HttpPeer, ctx: &mut Ctx, error: Box<Error>) -> Box<Error> {
+        upstream::connect_failed(session, ctx, error)
+    }
+
+    async fn connected_to_upstream(
+        &self,
+        _: &mut Session,
+        _: bool,
+        _: &HttpPeer,
+        _: std::os::unix::io::RawFd,
+        connection: Option<&Digest>,
+        ctx: &mut Ctx,
+    ) -> Result<()> {
+        upstream::connected(ctx, connection);
+        Ok(())
     }
 
     async fn upstream_request_filter(
@@ -98,7 +112,14 @@ impl ProxyHttp for Gateway {
         upstream::prepare(session, request, ctx)
     }
 
-    async fn request_body_filter(&self, _: &mut Session, _: &mut Option<Bytes>, _: bool, ctx: &mut Ctx) -> Result<()> {
+    async fn request_body_filter(
+        &self,
+        _: &mut Session,
+        part: &mut Option<Bytes>,
+        end: bool,
+        ctx: &mut Ctx,
+    ) -> Result<()> {
+        mirror::collect(ctx, part.as_ref(), end);
         ctx.check_deadline()
     }
 
@@ -115,12 +136,11 @@ impl ProxyHttp for Gateway {
 
     async fn upstream_response_filter(
         &self,
-        _: &mut Session,
+        session: &mut Session,
         answer: &mut ResponseHeader,
         ctx: &mut Ctx,
     ) -> Result<()> {
-        response::judge(answer, ctx);
-        Ok(())
+        response::judge(session, answer, ctx)
     }
 
     async fn response_filter(&self, session: &mut Session, answer: &mut ResponseHeader, ctx: &mut Ctx) -> Result<()> {
@@ -130,10 +150,11 @@ impl ProxyHttp for Gateway {
     fn response_body_filter(
         &self,
         _: &mut Session,
-        _: &mut Option<Bytes>,
+        part: &mut Option<Bytes>,
         _: bool,
         ctx: &mut Ctx,
     ) -> Result<Option<Duration>> {
+        mirror::answered(ctx, part.as_ref());
         ctx.check_deadline().map(|()| None)
     }
 

@@ -12,16 +12,18 @@ use pingora::Result;
 use pingora::http::{RequestHeader, ResponseHeader};
 use pingora_proxy::Session;
 
-use crate::filter::Editable;
+use crate::filter::{Editable, Rewrite};
 use crate::route::host::{Host, without_port};
 use crate::route::normalize::normalize;
 use crate::route::predicate::Request;
 use crate::snapshot::Action;
+use crate::upstream::hash::hash;
 
 use super::client::identify;
+use super::course::Course;
 use super::ctx::{Ctx, Routed};
 use super::fail::Reason;
-use super::headers::REQUEST_ID;
+use super::headers::{NO_FALLBACK, REQUEST_ID};
 
 /// The longest silence of a client that sends a body or reads an answer.
 const CLIENT_SILENCE: Duration = Duration::from_secs(60);
@@ -80,31 +82,44 @@ pub fn route(session: &mut Session, ctx: &mut Ctx) -> Result<()> {
     let Some(route) = snapshot.table.find(&request) else {
         return Err(ctx.fail(Reason::NoRoute));
     };
-    let target = match &route.action {
-        Action::Forward { rewrite, .. } => forwarded(rewrite, path, query, !header.raw_path().starts_with(b"/")),
-        Action::Redirect { to, .. } => {
-            let mut place = String::new();
-            to.expand(&path, &mut place);
-            Some(with_query(place, query))
-        }
-        Action::Respond { .. } => None,
-    };
     ctx.deadline = route.total.map(|total| ctx.started + total);
-    ctx.routed = Some(Routed { route: Arc::clone(route), target });
+    let (mut place, mut course) = (None, None);
+    match &route.action {
+        Action::Forward(forward) => {
+            forward.retry.budget.deposit();
+            let plan = forward.target.plan(|key| hash(key.of(&request).as_slice()));
+            course = Some(Course::new(plan, header.headers.contains_key(NO_FALLBACK)));
+        }
+        Action::Redirect { to, .. } => {
+            let mut text = String::new();
+            to.expand(&path, &mut text);
+            place = Some(with_query(text, query));
+        }
+        Action::Respond { .. } => {}
+    }
+    let path = match path {
+        Cow::Borrowed(_) => None,
+        Cow::Owned(path) => Some(path),
+    };
+    ctx.routed = Some(Routed { route: Arc::clone(route), path, place, course });
     Ok(())
 }
 
 /// The path and query to forward, if other than what was sent.
-fn forwarded(
-    rewrite: &crate::filter::Rewrite,
-    path: Cow<'_, str>,
-    query: Option<&str>,
-    absolute: bool,
-) -> Option<String> {
-    match path {
-        Cow::Borrowed(_) if rewrite.is_identity() && !absolute => None,
-        path => Some(with_query(rewrite.apply(&path), query)),
+pub fn forwarded(header: &RequestHeader, path: Option<&str>, rewrite: &Rewrite) -> Option<String> {
+    let absolute = !header.raw_path().starts_with(b"/");
+    if path.is_none() && rewrite.is_identity() && !absolute {
+        return None;
     }
+    let (sent, query) = path_and_query(header)?;
+    Some(with_query(rewrite.apply(path.unwrap_or(sent)), query))
+}
+
+/// The request as tests and keys see it, once it has its route.
+pub fn asked<'a>(header: &'a RequestHeader, ctx: &'a Ctx) -> Request<'a> {
+    let (sent, query) = path_and_query(header).unwrap_or(("/", None));
+    let path = ctx.routed.as_ref().and_then(|routed| routed.path.as_deref()).unwrap_or(sent);
+    Request { method: &header.method, host: "", path, query, headers: &header.headers, client: ctx.client.address }
 }
 
 fn with_query(mut path: String, query: Option<&str>) -> String {
@@ -160,10 +175,10 @@ pub async fn answer(session: &mut Session, ctx: &mut Ctx) -> Result<bool> {
     };
     let route = Arc::clone(&routed.route);
     let (status, headers, body) = match &route.action {
-        Action::Forward { .. } => return Ok(false),
+        Action::Forward(_) => return Ok(false),
         Action::Respond { status, headers, body } => (*status, headers.clone(), body.clone()),
         Action::Redirect { status, .. } => {
-            let place = routed.target.as_deref().and_then(|place| HeaderValue::from_str(place).ok());
+            let place = routed.place.as_deref().and_then(|place| HeaderValue::from_str(place).ok());
             let Some(place) = place else { return Err(ctx.fail(Reason::BadRequest)) };
             (*status, vec![(LOCATION, place)], Bytes::new())
         }

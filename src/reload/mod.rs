@@ -143,7 +143,7 @@ impl Reloader {
         for upstream in snapshot.upstreams.iter().filter(|upstream| discovery::is_needed(upstream)) {
             discovery::resolve(upstream).await;
         }
-        self.watchers.follow(&snapshot.upstreams);
+        self.watchers.follow(&snapshot);
         let (updates, mut queue) = mpsc::channel::<oneshot::Sender<Report>>(QUEUE);
         let handle = Handle { updates, shown: Arc::clone(&self.shown) };
         let writer = async move {
@@ -215,7 +215,7 @@ impl Reloader {
         let mut shown = self.shown.lock().await;
         let changes = diff::changes((previous, &shown.config), (&next, &config));
         self.metrics.generation.set(i64::try_from(next.generation).unwrap_or(i64::MAX));
-        self.watchers.follow(&next.upstreams);
+        self.watchers.follow(&next);
         self.snapshot.store(Arc::new(next));
         shown.config = config;
         changes

@@ -1,24 +1,32 @@
-//! The tasks that watch upstreams: health checks and look-ups of names.
+//! The tasks that watch upstreams and shifts: health checks, ejections, look-ups of names.
 
 use std::collections::HashMap;
 use std::sync::{Arc, Weak};
+use std::time::{Duration, Instant};
 
 use tokio::task::AbortHandle;
 
-use crate::upstream::{Upstream, discovery, health};
+use crate::snapshot::{Action, Snapshot};
+use crate::upstream::shift::{Phase, Shift};
+use crate::upstream::{Upstream, discovery, health, sweep};
 
 /// One set of tasks for each upstream in force. An upstream that a reload kept keeps its tasks;
 /// those of one that was replaced end at once, even while requests still hold it.
 #[derive(Default)]
 pub struct Watchers {
     running: HashMap<String, (Weak<Upstream>, Vec<AbortHandle>)>,
+    shifts: Vec<(Weak<Shift>, AbortHandle)>,
 }
 
+/// Time between two looks at a shift, at most; shorter where its steps are short.
+const LOOK: Duration = Duration::from_secs(1);
+
 impl Watchers {
-    /// Watches exactly these upstreams.
-    pub fn follow(&mut self, upstreams: &[Arc<Upstream>]) {
+    /// Watches exactly the upstreams and shifts of a snapshot.
+    pub fn follow(&mut self, snapshot: &Snapshot) {
+        self.follow_shifts(snapshot);
         let mut last = std::mem::take(&mut self.running);
-        for upstream in upstreams {
+        for upstream in &snapshot.upstreams {
             let entry = match last.remove(upstream.name()) {
                 Some((known, tasks)) if known.as_ptr() == Arc::as_ptr(upstream) => (known, tasks),
                 replaced => {
@@ -30,6 +38,45 @@ impl Watchers {
         }
         stop(last.into_values());
     }
+
+    fn follow_shifts(&mut self, snapshot: &Snapshot) {
+        let last = std::mem::take(&mut self.shifts);
+        for route in snapshot.table.iter() {
+            let Action::Forward(forward) = &route.value.action else { continue };
+            forward.target.shifts(&mut |shift| {
+                let known = last.iter().find(|(known, _)| known.as_ptr() == Arc::as_ptr(shift));
+                let entry = known.cloned().unwrap_or_else(|| {
+                    let (shift, name) = (Arc::downgrade(shift), route.value.name.to_string());
+                    (Weak::clone(&shift), tokio::spawn(watch_shift(shift, name)).abort_handle())
+                });
+                self.shifts.push(entry);
+            });
+        }
+        let gone = |known: &Weak<Shift>| self.shifts.iter().all(|(shift, _)| !shift.ptr_eq(known));
+        last.iter().filter(|(known, _)| gone(known)).for_each(|(_, task)| task.abort());
+    }
+}
+
+/// Moves a shift on until it ends.
+async fn watch_shift(shift: Weak<Shift>, route: String) {
+    loop {
+        let pause = {
+            let Some(shift) = shift.upgrade() else { return };
+            let share = |shift: &Shift| format!("{:.1}%", shift.share() * 100.0);
+            match shift.tick(Instant::now()) {
+                Some(phase @ (Phase::RolledBack | Phase::Held(_))) => {
+                    tracing::warn!(route, ?phase, share = share(&shift), "shift stopped by its guard");
+                }
+                Some(phase) => tracing::info!(route, ?phase, share = share(&shift), "shift goes on"),
+                None => {}
+            }
+            if !matches!(shift.phase(), Phase::Step(_)) {
+                return;
+            }
+            (shift.policy().hold / 20).clamp(Duration::from_millis(10), LOOK)
+        };
+        tokio::time::sleep(pause).await;
+    }
 }
 
 fn stop(entries: impl IntoIterator<Item = (Weak<Upstream>, Vec<AbortHandle>)>) {
@@ -40,6 +87,9 @@ fn watch(upstream: &Arc<Upstream>) -> Vec<AbortHandle> {
     let mut tasks = Vec::new();
     if upstream.health().is_some() {
         tasks.push(tokio::spawn(health::run(Arc::downgrade(upstream))).abort_handle());
+    }
+    if upstream.ejects() {
+        tasks.push(tokio::spawn(sweep::run(Arc::downgrade(upstream))).abort_handle());
     }
     if discovery::is_needed(upstream) {
         tasks.push(tokio::spawn(discovery::run(Arc::downgrade(upstream))).abort_handle());

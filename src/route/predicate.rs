@@ -196,30 +196,40 @@ fn header_passes(name: &HeaderName, check: &Check, request: &Request<'_>) -> boo
 }
 
 fn cookie_passes(name: &str, check: &Check, request: &Request<'_>) -> bool {
-    let lines = request.headers.get_all(http::header::COOKIE).iter();
+    check.any(cookies(request.headers, name))
+}
+
+fn query_passes(name: &str, check: &Check, request: &Request<'_>) -> bool {
+    let mut values = parameters(request.query.unwrap_or_default(), name);
+    match check {
+        Check::Exact(text) => values.any(|value| decoded(value).eq(text.bytes())),
+        check => check.any(values),
+    }
+}
+
+/// The values of a cookie, in the order of the request.
+pub fn cookies<'a>(headers: &'a HeaderMap, name: &'a str) -> impl Iterator<Item = &'a [u8]> {
+    let lines = headers.get_all(http::header::COOKIE).iter();
     let pairs = lines.flat_map(|line| line.as_bytes().split(|byte| *byte == b';'));
-    check.any(pairs.filter_map(|pair| {
+    pairs.filter_map(move |pair| {
         let pair = pair.trim_ascii();
         let at = pair.iter().position(|byte| *byte == b'=')?;
         let value = pair[at + 1..].trim_ascii();
         let quoted = value.len() >= 2 && value.starts_with(b"\"") && value.ends_with(b"\"");
         (pair[..at].trim_ascii() == name.as_bytes()).then(|| if quoted { &value[1..value.len() - 1] } else { value })
-    }))
+    })
 }
 
-fn query_passes(name: &str, check: &Check, request: &Request<'_>) -> bool {
-    let pairs = request.query.unwrap_or_default().as_bytes().split(|byte| *byte == b'&');
-    let mut values = pairs.filter(|pair| !pair.is_empty()).filter_map(|pair| {
+/// The values of a query's parameter as they stand there, in their order.
+pub fn parameters<'a>(query: &'a str, name: &'a str) -> impl Iterator<Item = &'a [u8]> {
+    let pairs = query.as_bytes().split(|byte| *byte == b'&').filter(|pair| !pair.is_empty());
+    pairs.filter_map(move |pair| {
         let (key, value) = match pair.iter().position(|byte| *byte == b'=') {
             Some(at) => (&pair[..at], &pair[at + 1..]),
             None => (pair, &[][..]),
         };
         decoded(key).eq(name.bytes()).then_some(value)
-    });
-    match check {
-        Check::Exact(text) => values.any(|value| decoded(value).eq(text.bytes())),
-        check => check.any(values),
-    }
+    })
 }
 
 /// The bytes of a query's part with `+` and escapes decoded; a broken escape stands for itself.

@@ -20,7 +20,7 @@ use crate::admin::{self, Admin};
 use crate::config::effective::{DRAIN, span_or};
 use crate::config::{Diagnostics, Sources};
 use crate::provider::File;
-use crate::proxy::{Gateway, MAX_ATTEMPTS};
+use crate::proxy::{Gateway, MOST_TRIES};
 use crate::reload::{Handle, Refused, Reloader};
 use crate::snapshot::Snapshot;
 use crate::telemetry::{AccessLog, Metrics};
@@ -145,7 +145,7 @@ fn data_plane(
     let conf = ServerConf {
         threads: workers,
         upstream_keepalive_pool_size: POOL_PER_WORKER,
-        max_retries: MAX_ATTEMPTS as usize,
+        max_retries: MOST_TRIES as usize,
         ..ServerConf::default()
     };
     let mut proxy = HttpProxy::new(gateway, Arc::new(conf));

@@ -1,6 +1,7 @@
 //! What the gateway would do with a request, in words. No upstream is asked.
 
 use std::net::IpAddr;
+use std::time::Instant;
 
 use http::{HeaderMap, Method, Uri};
 use serde::{Deserialize, Serialize};
@@ -10,7 +11,7 @@ use crate::route::host::Host;
 use crate::route::normalize::normalize;
 use crate::route::predicate::Request;
 
-use super::{Action, Route, Snapshot};
+use super::{Action, Leg, Route, Snapshot};
 
 /// Routes near the request that are told of besides those considered.
 const MAX_OTHERS: usize = 5;
@@ -47,10 +48,24 @@ pub struct Explanation {
     pub forwarded: Option<String>,
     /// The upstream's endpoints and whether each may be picked.
     pub endpoints: Vec<String>,
+    /// All targets, where there is more than one; `forwarded` and `endpoints` tell of the first.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub targets: Vec<Goal>,
     /// Routes whose host and path match, in the order of consideration.
     pub considered: Vec<Line>,
     /// Other routes for this host or path, and why they do not match.
     pub others: Vec<Line>,
+}
+
+/// A target and what it would see.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct Goal {
+    /// The upstream.
+    pub upstream: String,
+    /// The URL that it would see.
+    pub forwarded: String,
+    /// Its endpoints and whether each may be picked.
+    pub endpoints: Vec<String>,
 }
 
 /// A route and what became of it.
@@ -107,6 +122,7 @@ impl Snapshot {
             status: None,
             forwarded: None,
             endpoints: Vec::new(),
+            targets: Vec::new(),
             considered: lines.collect(),
             others: self.others(request, &considered.iter().map(|one| one.index).collect::<Vec<_>>()),
         };
@@ -149,20 +165,32 @@ fn act(explanation: &mut Explanation, route: &Route, request: &Request<'_>) {
             (explanation.action, explanation.status) =
                 (Some(format!("redirect to {place}{query}")), Some(status.as_u16()));
         }
-        Action::Forward { upstream, rewrite } => {
-            let host = upstream.settings().host.as_ref().and_then(|host| host.to_str().ok()).unwrap_or(request.host);
-            let scheme = if upstream.sni().is_some() { "https" } else { "http" };
-            explanation.action = Some(format!("forward to {}", upstream.name()));
-            explanation.forwarded = Some(format!("{scheme}://{host}{}{query}", rewrite.apply(request.path)));
-            let endpoints = upstream.endpoints();
-            explanation.endpoints = endpoints
-                .iter()
-                .map(|(endpoint, weight)| {
-                    let state = if endpoint.is_eligible() { "healthy" } else { "unhealthy" };
-                    format!("{} weight {weight} {state}", endpoint.name())
-                })
-                .collect();
+        Action::Forward(forward) => {
+            explanation.action = Some(format!("forward to {}", forward.label));
+            forward.target.leaves(&mut |leg| explanation.targets.push(target(leg, request, &query)));
+            if let Some(first) = explanation.targets.first() {
+                explanation.forwarded = Some(first.forwarded.clone());
+                explanation.endpoints = first.endpoints.clone();
+            }
+            if explanation.targets.len() == 1 {
+                explanation.targets.clear();
+            }
         }
+    }
+}
+
+fn target(leg: &Leg, request: &Request<'_>, query: &str) -> Goal {
+    let (upstream, now) = (&leg.upstream, Instant::now());
+    let host = upstream.settings().host.as_ref().and_then(|host| host.to_str().ok()).unwrap_or(request.host);
+    let scheme = if upstream.sni().is_some() { "https" } else { "http" };
+    let endpoints = upstream.endpoints();
+    let shown = endpoints
+        .iter()
+        .map(|(endpoint, weight)| format!("{} weight {weight} {}", endpoint.name(), endpoint.condition(now)));
+    Goal {
+        upstream: upstream.name().to_owned(),
+        forwarded: format!("{scheme}://{host}{}{query}", leg.rewrite.apply(request.path)),
+        endpoints: shown.collect(),
     }
 }
 

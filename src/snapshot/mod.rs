@@ -6,7 +6,9 @@
 mod compile;
 pub mod explain;
 mod listeners;
+mod resilience;
 mod routes;
+mod targets;
 mod upstreams;
 
 use std::net::{IpAddr, SocketAddr};
@@ -22,6 +24,12 @@ use crate::filter::{HeaderEdits, Rewrite};
 use crate::route::{RouteTable, Template};
 use crate::telemetry::{Destination, RouteMetrics};
 use crate::upstream::Upstream;
+use crate::upstream::backoff::Backoff;
+use crate::upstream::budget::Budget;
+use crate::upstream::failure::{Conditions, Methods};
+use crate::upstream::hash::Key;
+use crate::upstream::mirror::Mirror;
+use crate::upstream::target::Target;
 
 pub use compile::{Compiled, Input, compile};
 
@@ -107,12 +115,7 @@ pub struct Route {
 /// What becomes of a request.
 pub enum Action {
     /// It is forwarded.
-    Forward {
-        /// To one of these endpoints.
-        upstream: Arc<Upstream>,
-        /// With this path.
-        rewrite: Rewrite,
-    },
+    Forward(Forward),
     /// It gets a fixed answer.
     Respond {
         /// With this status.
@@ -129,6 +132,46 @@ pub enum Action {
         /// To this path or URL; the query is added.
         to: Template,
     },
+}
+
+/// How requests are forwarded.
+pub struct Forward {
+    /// Where to, in a few words.
+    pub label: Box<str>,
+    /// Where to.
+    pub target: Target<Leg, Key>,
+    /// When a failed try is repeated.
+    pub retry: Retry,
+    /// Where copies go.
+    pub mirror: Option<(Leg, Arc<Mirror>)>,
+}
+
+/// An upstream and the path that it sees.
+pub struct Leg {
+    /// To one of these endpoints,
+    pub upstream: Arc<Upstream>,
+    /// with this path.
+    pub rewrite: Rewrite,
+}
+
+/// When a failed try is repeated, at the same upstream.
+pub struct Retry {
+    /// Tries in all, the first included.
+    pub attempts: u32,
+    /// Failures that are worth another try.
+    pub on: Conditions,
+    /// Methods that may be sent twice.
+    pub methods: Methods,
+    /// How long a try may take until its answer begins.
+    pub per_try: Option<Duration>,
+    /// Pauses between tries.
+    pub backoff: Backoff,
+    /// The share of the requests that may be repeated, as the budget has it.
+    pub share: f64,
+    /// Whether going on to another target needs the budget too.
+    pub spans_fallback: bool,
+    /// Repeated tries that reach servers.
+    pub budget: Arc<Budget>,
 }
 
 impl Snapshot {

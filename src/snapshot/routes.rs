@@ -7,21 +7,21 @@ use bytes::Bytes;
 use http::{HeaderName, HeaderValue, Method, StatusCode};
 
 use crate::config::{self, Code, Diagnostic, Named, OneOrMany, Span, Spanned, Target, Test};
+use crate::filter::HeaderEdits;
 use crate::filter::headers::may_edit;
-use crate::filter::{HeaderEdits, Rewrite};
 use crate::route::conflict::{Conflict, conflicts};
 use crate::route::pattern;
 use crate::route::{Check, Definition, HostPattern, PathPattern, RouteTable, Template, Tests};
 use crate::telemetry::RouteMetrics;
 
 use super::compile::{Scope, within};
-use super::upstreams::{Lookup, check_name};
-use super::{Action, Route};
+use super::upstreams::check_name;
+use super::{Action, Route, targets};
 
 /// Compiles all routes, and reports those that conflict.
 pub(super) fn compile(scope: &mut Scope<'_>) -> RouteTable<Arc<Route>> {
-    let known: HashMap<&str, &Arc<RouteMetrics>> = match scope.input.previous {
-        Some(previous) => previous.table.iter().map(|route| (&*route.value.name, &route.value.metrics)).collect(),
+    let known: HashMap<&str, &Route> = match scope.input.previous {
+        Some(previous) => previous.table.iter().map(|route| (&*route.value.name, &*route.value)).collect(),
         None => HashMap::new(),
     };
     let mut names = HashSet::new();
@@ -30,10 +30,13 @@ pub(super) fn compile(scope: &mut Scope<'_>) -> RouteTable<Arc<Route>> {
     for written in &scope.config.routes {
         let Some(draft) = draft(scope, &written.value) else { continue };
         let name = unique(scope, &mut names, &draft.name(), written);
-        let metrics = known
-            .get(name.as_str())
-            .map_or_else(|| Arc::new(RouteMetrics::new(scope.input.metrics, &name)), |known| Arc::clone(known));
-        definitions.push(draft.finish(&written.value, name, metrics));
+        let before = known.get(name.as_str()).copied();
+        let metrics = before.map_or_else(
+            || Arc::new(RouteMetrics::new(scope.input.metrics, &name)),
+            |known| Arc::clone(&known.metrics),
+        );
+        let Some(action) = action(scope, &written.value, &draft.path, (before, &metrics)) else { continue };
+        definitions.push(draft.finish(&written.value, name, metrics, action));
         spans.push(written.value.path.span);
     }
     let table = RouteTable::new(definitions);
@@ -90,7 +93,6 @@ struct Draft {
     hosts: Vec<HostPattern>,
     path: PathPattern,
     tests: Tests,
-    action: Action,
     request_edits: HeaderEdits,
     response_edits: HeaderEdits,
 }
@@ -104,8 +106,14 @@ impl Draft {
         format!("{method}{host}{}", self.path)
     }
 
-    fn finish(self, written: &config::Route, name: String, metrics: Arc<RouteMetrics>) -> Definition<Arc<Route>> {
-        let Self { hosts, path, tests, action, request_edits, response_edits } = self;
+    fn finish(
+        self,
+        written: &config::Route,
+        name: String,
+        metrics: Arc<RouteMetrics>,
+        action: Action,
+    ) -> Definition<Arc<Route>> {
+        let Self { hosts, path, tests, request_edits, response_edits } = self;
         let total = written.timeout.total.map(|total| total.0);
         let route = Route { name: name.into(), metrics, action, request_edits, response_edits, total };
         Definition { hosts, path, tests, priority: written.priority, value: Arc::new(route) }
@@ -119,13 +127,16 @@ fn draft(scope: &mut Scope<'_>, route: &config::Route) -> Option<Draft> {
     let tests = tests(scope, route);
     let request_edits = edits(scope, &route.headers.request);
     let response_edits = edits(scope, &route.headers.response);
-    let path = path?;
-    let action = action(scope, route, &path);
+    let sound = path.is_some() && hosts.is_some() && tests.is_some();
+    if let (false, Some(path)) = (sound, &path) {
+        // For its findings alone.
+        let metrics = RouteMetrics::new(scope.input.metrics, "refused");
+        let _ = action(scope, route, path, (None, &metrics));
+    }
     Some(Draft {
-        path,
+        path: path?,
         hosts: hosts?,
         tests: tests?,
-        action: action?,
         request_edits: request_edits?,
         response_edits: response_edits?,
     })
@@ -179,7 +190,7 @@ fn tests(scope: &mut Scope<'_>, route: &config::Route) -> Option<Tests> {
     sound.then_some(tests)
 }
 
-fn methods(scope: &mut Scope<'_>, written: &OneOrMany<Spanned<String>>) -> Option<Vec<Method>> {
+pub(super) fn methods(scope: &mut Scope<'_>, written: &OneOrMany<Spanned<String>>) -> Option<Vec<Method>> {
     let mut methods = Vec::new();
     let mut sound = true;
     for text in &written.0 {
@@ -275,24 +286,17 @@ fn editable_name(scope: &mut Scope<'_>, name: &Spanned<String>) -> Option<Header
     Some(parsed)
 }
 
-fn action(scope: &mut Scope<'_>, route: &config::Route, path: &PathPattern) -> Option<Action> {
+fn action(
+    scope: &mut Scope<'_>,
+    route: &config::Route,
+    path: &PathPattern,
+    running: (targets::Before<'_>, &RouteMetrics),
+) -> Option<Action> {
     let template = template(scope, route, path)?;
     match &route.to.value {
-        Target::Upstream(target) => {
-            let (lookup, base) = scope.upstreams.resolve(target, route.to.span, scope.found);
-            let upstream = match lookup {
-                Lookup::Found(upstream) => upstream,
-                Lookup::Broken => return None,
-                Lookup::Unknown(diagnostic) => {
-                    scope.found.push(diagnostic);
-                    return None;
-                }
-            };
-            let base = format!("{}{base}", upstream.settings().base_path).into();
-            Some(Action::Forward { upstream, rewrite: Rewrite { base, template } })
-        }
         Target::Respond(respond) => respond_action(scope, respond),
         Target::Redirect(redirect) => redirect_action(scope, redirect, path),
+        _ => targets::forward(scope, route, template.as_ref(), running).map(Action::Forward),
     }
 }
 

@@ -12,10 +12,10 @@ use crate::config::effective::{
 use crate::config::{self, Code, Config, Diagnostic, Diagnostics, Span, Spanned, TargetUrl, load};
 use crate::route::host;
 use crate::tls;
-use crate::upstream::health::{Plan, Probe, Thresholds};
-use crate::upstream::{Location, Settings, Timeouts, Tls, Upstream};
+use crate::upstream::health::{HttpProbe, Plan, Probe, Thresholds};
+use crate::upstream::{Location, Settings, Source, Timeouts, Tls, Upstream, endpoint_list};
 
-use super::Input;
+use super::{Input, resilience};
 
 /// The upstreams of a configuration while it is compiled.
 pub(super) struct Book<'a> {
@@ -41,7 +41,7 @@ impl<'a> Book<'a> {
         let entries = root.and_then(|root| root.entry("upstreams")).map(|(_, list)| list.entries()).unwrap_or_default();
         let declared = entries.iter().map(|(key, _)| key.text.clone()).collect();
         let mut book =
-            Self { input, known: BTreeMap::new(), declared, used: BTreeSet::new(), defaults: config.defaults };
+            Self { input, known: BTreeMap::new(), declared, used: BTreeSet::new(), defaults: config.defaults.clone() };
         for (name, upstream) in config.upstreams.iter() {
             if let Err(problem) = check_name(name) {
                 found.push(Diagnostic::at(Code::Name, problem, name.span, "here"));
@@ -137,36 +137,97 @@ fn settings(
     written: &config::Upstream,
     found: &mut Diagnostics,
 ) -> Option<Settings> {
-    let locations = locations(written, found);
+    let source = source(input, written, found);
     let tls = tls_settings(input, name, written, found);
     let health = health(written, found);
     let host = host_header(written, found);
+    let resilience = resilience::compile(written, found);
+    let base_path = base_path(written, found);
     let timeouts = Timeouts {
         connect: span_or(written.timeout.connect, CONNECT),
         response: span_or(written.timeout.response, RESPONSE),
         idle: span_or(written.timeout.idle, IDLE),
         tunnel: span_or(written.timeout.tunnel, TUNNEL),
     };
-    let (locations, tls, health, host) = (locations?, tls?, health?, host?);
+    let (source, tls, health, host) = (source?, tls?, health?, host?);
     let authorities = tls.as_ref().and_then(|tls: &Tls| tls.authorities.as_ref()).map(|known| known.fingerprint);
     let text = serde_json::to_string(written).unwrap_or_default();
+    let label = label(name, written, tls.is_some());
     Some(Settings {
         name: name.value.clone(),
-        locations,
+        label: HeaderValue::from_str(&label).unwrap_or(HeaderValue::from_static("unknown")),
+        source,
+        key: resilience::key(&written.balance),
         tls,
         health,
+        resilience: resilience?,
         timeouts,
-        base_path: written.base_path.clone().unwrap_or_default(),
+        base_path: base_path?,
         host,
         fingerprint: format!("{text}{authorities:?}"),
     })
+}
+
+/// What answers are said to come from: the URL of the short form, else the name.
+fn label(name: &str, written: &config::Upstream, tls: bool) -> String {
+    match (&written.host, &written.endpoints[..]) {
+        (Some(host), [_]) => {
+            let scheme = if tls { "https" } else { "http" };
+            format!("{scheme}://{host}{}", written.base_path.as_ref().map_or("", |path| path))
+        }
+        _ => name.to_owned(),
+    }
+}
+
+fn base_path(written: &config::Upstream, found: &mut Diagnostics) -> Option<String> {
+    let Some(path) = &written.base_path else { return Some(String::new()) };
+    if !path.starts_with('/') || path.ends_with('/') {
+        let diagnostic = Diagnostic::at(Code::InvalidValue, "an invalid base path", path.span, "here");
+        found.push(diagnostic.help("a base path is written as `/v2`"));
+        return None;
+    }
+    Some(path.value.clone())
+}
+
+fn source(input: &Input<'_>, written: &config::Upstream, found: &mut Diagnostics) -> Option<Source> {
+    if let Some(name) = &written.srv {
+        let valid = |c: char| c.is_ascii_alphanumeric() || "-_.".contains(c);
+        if name.is_empty() || !name.chars().all(valid) {
+            let message = format!("`{name}` is not a name of SRV records");
+            let help = "such a name is written as `_http._tcp.users.internal`";
+            found.push(Diagnostic::at(Code::Endpoint, message, name.span, "here").help(help));
+            return None;
+        }
+        return Some(Source::Srv(name.value.clone()));
+    }
+    if let Some(file) = &written.endpoints_file {
+        let path = load::resolve(input.base, file);
+        return match endpoint_list::read(&path) {
+            Ok(_) => Some(Source::File(path)),
+            Err(problem) => {
+                found.push(Diagnostic::at(Code::Endpoint, problem, file.span, "named here"));
+                None
+            }
+        };
+    }
+    if let Some(name) = &written.dns {
+        return match Location::parse(name, 1, 0) {
+            Ok(location) => Some(Source::Listed(vec![location])),
+            Err(problem) => {
+                let help = "a name and a port, such as `users.internal:8080`";
+                found.push(Diagnostic::at(Code::Endpoint, problem, name.span, "here").help(help));
+                None
+            }
+        };
+    }
+    locations(written, found).map(Source::Listed)
 }
 
 fn locations(written: &config::Upstream, found: &mut Diagnostics) -> Option<Vec<Location>> {
     let mut list: Vec<Location> = Vec::new();
     let mut sound = true;
     for endpoint in &written.endpoints {
-        match location(&endpoint.address, endpoint.weight.get()) {
+        match Location::parse(&endpoint.address, endpoint.weight.get(), endpoint.tier) {
             Err(problem) => {
                 let help = "an endpoint is a host and a port, such as `10.0.0.5:8080`";
                 found.push(Diagnostic::at(Code::Endpoint, problem, endpoint.span, "here").help(help));
@@ -186,21 +247,6 @@ fn locations(written: &config::Upstream, found: &mut Diagnostics) -> Option<Vec<
     sound.then_some(list)
 }
 
-fn location(address: &str, weight: u32) -> Result<Location, String> {
-    let host = host::without_port(address);
-    let port = address.strip_prefix(host).and_then(|rest| rest.strip_prefix(':'));
-    let port = port.ok_or_else(|| format!("the endpoint `{address}` has no port"))?;
-    let port = port.parse().ok().filter(|port| *port != 0).ok_or_else(|| format!("`{port}` is not a port"))?;
-    let location = Location { host: host.to_ascii_lowercase(), port, weight };
-    let is_name = crate::route::HostPattern::parse(host)
-        .is_ok_and(|pattern| matches!(pattern, crate::route::HostPattern::Exact(_)));
-    let numeric = host.bytes().all(|byte| byte.is_ascii_digit() || byte == b'.');
-    if location.address().is_none() && (!is_name || numeric) {
-        return Err(format!("`{host}` is neither an address nor a host name"));
-    }
-    Ok(location)
-}
-
 fn tls_settings(
     input: &Input<'_>,
     name: &Spanned<String>,
@@ -208,7 +254,8 @@ fn tls_settings(
     found: &mut Diagnostics,
 ) -> Option<Option<Tls>> {
     let Some(tls) = &written.tls else { return Some(None) };
-    let first = written.endpoints.first().map(|endpoint| host::without_port(&endpoint.address));
+    let named = written.endpoints.first().map(|endpoint| endpoint.address.as_str());
+    let first = named.or(written.dns.as_ref().map(|name| name.as_str())).map(host::without_port);
     let sni = tls.sni.as_ref().map(|sni| sni.value.as_str()).or(first).unwrap_or_default();
     let is_address = sni.trim_start_matches('[').trim_end_matches(']').parse::<std::net::IpAddr>().is_ok();
     if sni.is_empty() || is_address && tls.sni.is_none() {
@@ -234,33 +281,73 @@ fn tls_settings(
 
 fn health(written: &config::Upstream, found: &mut Diagnostics) -> Option<Option<Plan>> {
     let Some(health) = &written.health else { return Some(None) };
-    let probe = match (&health.http, health.tcp) {
-        (Some(path), false) if path.starts_with('/') && path.parse::<http::Uri>().is_ok() => {
-            Probe::Http { path: path.clone(), host: health.host.clone() }
+    let mut refuse = |message: String, help: &str| {
+        let diagnostic = Diagnostic::at(Code::InvalidValue, message, health.span, "here");
+        found.push(if help.is_empty() { diagnostic } else { diagnostic.help(help) });
+        None
+    };
+    let probe = match (&health.http, health.tcp, &health.grpc) {
+        (Some(path), false, None) if path.starts_with('/') && path.parse::<http::Uri>().is_ok() => {
+            Probe::Http(http_probe(health, path, found)?)
         }
-        (None, true) => Probe::Tcp,
-        (Some(path), false) => {
-            let message = format!("`{path}` is not a path to check");
-            found.push(Diagnostic::at(Code::InvalidValue, message, health.span, "here").help("a path begins with `/`"));
-            return None;
+        (None, true, None) => Probe::Tcp,
+        (None, false, Some(service)) => Probe::Grpc(service.clone()),
+        (Some(path), false, None) => {
+            return refuse(format!("`{path}` is not a path to check"), "a path begins with `/`");
         }
         _ => {
-            let message = "a health check is either `http: /path` or `tcp: true`";
-            found.push(Diagnostic::at(Code::InvalidValue, message, health.span, "here"));
-            return None;
+            let message = "a health check is one of `http: /path`, `tcp: true` and `grpc: service`";
+            return refuse(message.to_owned(), "");
         }
     };
+    let only_http = [
+        ("status", !health.status.is_empty()),
+        ("body", health.body.is_some()),
+        ("headers", !health.headers.is_empty()),
+        ("host", health.host.is_some()),
+    ];
+    if health.http.is_none()
+        && let Some((key, _)) = only_http.iter().find(|(_, given)| *given)
+    {
+        let diagnostic =
+            Diagnostic::at(Code::InvalidValue, format!("`{key}` belongs to an `http` check"), health.span, "here");
+        found.push(diagnostic);
+        return None;
+    }
+    let every = span_or(health.every, HEALTH_EVERY);
     let thresholds = Thresholds {
         rise: health.rise.map_or(HEALTH_RISE, std::num::NonZero::get),
         fall: health.fall.map_or(HEALTH_FALL, std::num::NonZero::get),
     };
-    let plan = Plan {
-        probe,
-        every: span_or(health.every, HEALTH_EVERY),
-        timeout: span_or(health.timeout, HEALTH_TIMEOUT),
-        thresholds,
-    };
-    Some(Some(plan))
+    let every_down = span_or(health.every_down, every);
+    Some(Some(Plan { probe, every, every_down, timeout: span_or(health.timeout, HEALTH_TIMEOUT), thresholds }))
+}
+
+fn http_probe(health: &Spanned<config::Health>, path: &str, found: &mut Diagnostics) -> Option<HttpProbe> {
+    let mut sound = true;
+    for status in health.status.iter().filter(|status| !(100..600).contains(&status.value)) {
+        let message = format!("{status} is not a status");
+        found.push(Diagnostic::at(Code::InvalidValue, message, status.span, "here").help("from 100 to 599"));
+        sound = false;
+    }
+    let mut headers = Vec::new();
+    for (name, value) in health.headers.iter() {
+        match (name.parse::<http::HeaderName>(), HeaderValue::from_str(value)) {
+            (Ok(name), Ok(value)) => headers.push((name, value)),
+            _ => {
+                let message = format!("`{name}: {value}` is not a header");
+                found.push(Diagnostic::at(Code::Header, message, name.span, "here"));
+                sound = false;
+            }
+        }
+    }
+    sound.then(|| HttpProbe {
+        path: path.to_owned(),
+        host: health.host.clone(),
+        headers,
+        statuses: health.status.iter().map(|status| status.value).collect(),
+        body: health.body.clone(),
+    })
 }
 
 fn host_header(written: &config::Upstream, found: &mut Diagnostics) -> Option<Option<HeaderValue>> {

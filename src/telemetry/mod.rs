@@ -5,4 +5,4 @@ pub mod logging;
 pub mod metrics;
 
 pub use access_log::{AccessLog, Destination, Record};
-pub use metrics::{EndpointMetrics, Metrics, Outcome, RouteMetrics, UpstreamMetrics};
+pub use metrics::{Copied, EndpointMetrics, Metrics, Outcome, RouteMetrics, UpstreamMetrics};

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use futures_util::future::join_all;
 
-use super::{Location, Upstream};
+use super::{Location, Source, Upstream, endpoint_list};
 
 /// The longest that one look-up may take.
 const PATIENCE: Duration = Duration::from_secs(2);
@@ -16,9 +16,16 @@ const REFRESH: Duration = Duration::from_secs(15);
 /// Looks the names of an upstream up once. A name that cannot be resolved keeps its last
 /// addresses.
 pub async fn resolve(upstream: &Upstream) {
-    let locations = upstream.settings().locations.iter();
-    let found = join_all(locations.map(|location| addresses(upstream.name(), location))).await;
-    upstream.locate(found);
+    let locations = match &upstream.settings().source {
+        Source::Listed(locations) => locations.clone(),
+        Source::Srv(_) => return,
+        Source::File(path) => match endpoint_list::read(path) {
+            Ok(locations) => locations,
+            Err(_) => return,
+        },
+    };
+    let found = join_all(locations.iter().map(|location| addresses(upstream.name(), location))).await;
+    upstream.locate(&locations, found);
 }
 
 /// Looks the names up again and again until the upstream is dropped.
@@ -56,5 +63,8 @@ async fn addresses(upstream: &str, location: &Location) -> Option<Vec<SocketAddr
 /// Whether an upstream has names to look up.
 #[must_use]
 pub fn is_needed(upstream: &Arc<Upstream>) -> bool {
-    upstream.settings().locations.iter().any(|location| location.address().is_none())
+    match &upstream.settings().source {
+        Source::Listed(locations) => locations.iter().any(|location| location.address().is_none()),
+        Source::Srv(_) | Source::File(_) => true,
+    }
 }

@@ -1,22 +1,20 @@
 //! Active health checks.
 //!
 //! [`Streak`] is the state machine: so many failures in a row take an endpoint out, so many
-//! successes bring it back. [`run`] feeds it, with pingora's checks, each under a total timeout.
+//! successes bring it back. [`run`] feeds it, each check under a total timeout. The first result of
+//! an endpoint decides alone.
 
 use std::collections::HashMap;
 use std::net::SocketAddr;
 use std::sync::{Arc, Weak};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use futures_util::future::join_all;
-use http::HeaderValue;
-use pingora::http::RequestHeader;
-use pingora::protocols::l4::socket::SocketAddr as PingoraAddress;
-use pingora_load_balancing::Backend;
-use pingora_load_balancing::health_check::{HealthCheck, HttpHealthCheck, TcpHealthCheck};
+use http::{HeaderName, HeaderValue};
 
-use super::endpoint::Endpoint;
-use super::{Upstream, peer};
+use super::Upstream;
+use super::endpoint::{Endpoint, Health};
+use super::probe::Prober;
 
 /// How many results in a row change the state.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -53,13 +51,33 @@ impl Streak {
 pub enum Probe {
     /// A connection opens, with TLS where the upstream uses it.
     Tcp,
-    /// GET of this path answers with 200 to 399.
-    Http {
-        /// Path and query.
-        path: String,
-        /// The `Host`; the endpoint's address unless given.
-        host: Option<String>,
-    },
+    /// GET of a path is answered as expected.
+    Http(HttpProbe),
+    /// `grpc.health.v1.Health/Check` answers SERVING for this service.
+    Grpc(String),
+}
+
+/// A GET and what its answer must be.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct HttpProbe {
+    /// Path and query.
+    pub path: String,
+    /// The `Host`; the endpoint's address unless given.
+    pub host: Option<String>,
+    /// More headers.
+    pub headers: Vec<(HeaderName, HeaderValue)>,
+    /// Healthy statuses; 200 to 399 when empty.
+    pub statuses: Vec<u16>,
+    /// What the body's begin must contain.
+    pub body: Option<String>,
+}
+
+impl HttpProbe {
+    /// Whether an answer with this status is healthy.
+    #[must_use]
+    pub fn accepts(&self, status: u16) -> bool {
+        if self.statuses.is_empty() { (200..400).contains(&status) } else { self.statuses.contains(&status) }
+    }
 }
 
 /// How an upstream's endpoints are checked.
@@ -70,6 +88,8 @@ pub struct Plan {
     /// Time between two checks of one endpoint; each pause is up to a tenth shorter, so that many
     /// gateways do not check at one instant.
     pub every: Duration,
+    /// The same while the endpoint is unhealthy.
+    pub every_down: Duration,
     /// The longest that one check may take in all.
     pub timeout: Duration,
     /// How many results in a row change the state.
@@ -80,87 +100,70 @@ pub struct Plan {
 pub async fn run(upstream: Weak<Upstream>) {
     let mut checks = Checks::new();
     loop {
-        let pause = {
+        let next = {
             let Some(upstream) = upstream.upgrade() else { return };
             let Some(plan) = upstream.health() else { return };
             round(&upstream, plan, &mut checks).await;
-            plan.every.mul_f64(1.0 - fastrand::f64() / 10.0)
+            let next = checks.values().map(|check| check.due).min();
+            // A new endpoint is looked for at least this often.
+            next.unwrap_or_else(Instant::now).min(Instant::now() + plan.every)
         };
-        tokio::time::sleep(pause).await;
+        tokio::time::sleep_until(next.into()).await;
     }
 }
 
 /// A check for each endpoint. Making one loads the system's authorities, so it is made once.
-type Checks = HashMap<SocketAddr, Box<dyn HealthCheck + Send + Sync>>;
+type Checks = HashMap<SocketAddr, Check>;
 
-/// Checks every endpoint once, all at the same time.
+struct Check {
+    probe: Option<Prober>,
+    due: Instant,
+}
+
+/// Checks every endpoint that is due, all at the same time.
 async fn round(upstream: &Arc<Upstream>, plan: &Plan, checks: &mut Checks) {
     let members = upstream.endpoints();
     checks.retain(|address, _| members.iter().any(|(endpoint, _)| endpoint.address() == *address));
+    let now = Instant::now();
     for (endpoint, _) in &members {
-        if !checks.contains_key(&endpoint.address())
-            && let Ok(check) = make(upstream, plan, endpoint)
-        {
-            checks.insert(endpoint.address(), check);
+        checks
+            .entry(endpoint.address())
+            .or_insert_with(|| Check { probe: Prober::new(upstream, plan, endpoint).ok(), due: now });
+    }
+    let due = members.iter().filter_map(|(endpoint, _)| Some((endpoint, checks.get(&endpoint.address())?)));
+    let due = due.filter(|(_, check)| check.due <= now).map(|(endpoint, one)| check(upstream, plan, endpoint, one));
+    let results = join_all(due).await;
+    for (endpoint, _) in &members {
+        if let Some(check) = checks.get_mut(&endpoint.address()).filter(|check| check.due <= now) {
+            let every = if endpoint.health() == Health::Healthy { plan.every } else { plan.every_down };
+            check.due = now + every.mul_f64(1.0 - fastrand::f64() / 10.0);
         }
     }
-    let results = members.iter().map(|(endpoint, _)| check(upstream, plan, endpoint, checks));
-    let changed = join_all(results).await.into_iter().any(|changed| changed);
-    if changed {
+    if results.into_iter().any(|changed| changed) {
         upstream.rebalance();
     }
 }
 
-async fn check(upstream: &Upstream, plan: &Plan, endpoint: &Endpoint, checks: &Checks) -> bool {
-    let backend = Backend { addr: PingoraAddress::Inet(endpoint.address()), weight: 1, ext: http::Extensions::new() };
-    let result = match checks.get(&endpoint.address()) {
-        Some(check) => match tokio::time::timeout(plan.timeout, check.check(&backend)).await {
-            Ok(Ok(())) => Ok(()),
-            Ok(Err(error)) => Err(error.to_string()),
+async fn check(upstream: &Upstream, plan: &Plan, endpoint: &Endpoint, check: &Check) -> bool {
+    let result = match &check.probe {
+        Some(probe) => match tokio::time::timeout(plan.timeout, probe.check(endpoint)).await {
+            Ok(result) => result,
             Err(_) => Err("no answer in time".to_owned()),
         },
         None => Err("the check cannot be made".to_owned()),
     };
-    let changed = endpoint.checked(result.is_ok(), plan.thresholds);
+    let first = endpoint.health() == Health::New;
+    let changed = endpoint.checked(result.is_ok(), plan.thresholds, Instant::now());
     match (changed, result) {
-        (Some(true), _) => {
+        (Some(Health::Healthy), _) if !first => {
             tracing::info!(upstream = upstream.name(), endpoint = endpoint.name(), "endpoint is healthy again");
         }
-        (Some(false), Err(cause)) => {
+        (Some(Health::Unhealthy), Err(cause)) => {
             tracing::warn!(upstream = upstream.name(), endpoint = endpoint.name(), cause, "endpoint is unhealthy");
         }
         _ => {}
     }
     changed.is_some()
-}
-
-fn make(upstream: &Upstream, plan: &Plan, endpoint: &Endpoint) -> pingora::Result<Box<dyn HealthCheck + Send + Sync>> {
-    match &plan.probe {
-        Probe::Tcp => {
-            let mut check = TcpHealthCheck::new();
-            check.peer_template.options = upstream.peer_options().clone();
-            check.peer_template.sni = upstream.sni().unwrap_or_default().to_owned();
-            check.peer_template.options.connection_timeout = Some(plan.timeout);
-            Ok(check)
-        }
-        Probe::Http { path, host } => {
-            let host = host.as_deref().unwrap_or(endpoint.name());
-            let mut check = HttpHealthCheck::new(host, upstream.sni().is_some());
-            check.peer_template = peer::template(upstream, endpoint.address());
-            check.peer_template.options.read_timeout = Some(plan.timeout);
-            let mut request = RequestHeader::build("GET", path.as_bytes(), Some(3))?;
-            request
-                .insert_header("Host", HeaderValue::from_str(host).unwrap_or(HeaderValue::from_static("localhost")))?;
-            request.insert_header("User-Agent", concat!("pointsman/", env!("CARGO_PKG_VERSION")))?;
-            request.insert_header("Connection", "close")?;
-            check.req = request;
-            check.validator = Some(Box::new(|answer| match answer.status.as_u16() {
-                200..=399 => Ok(()),
-                status => pingora::Error::e_explain(pingora::ErrorType::HTTPStatus(status), "health check"),
-            }));
-            Ok(Box::new(check))
-        }
-    }
 }
 
 #[cfg(test)]

@@ -1,27 +1,56 @@
 //! Which endpoint: upstreams as they run.
 //!
-//! An [`Upstream`] is immutable but for its set of members, which is swapped whole when health or
-//! addresses change. [`Endpoint`]s live longer: a reload that keeps an address keeps its state.
+//! An [`Upstream`] is immutable but for its layout of members, which is swapped whole when health
+//! or addresses change. What outlives a reload lies in [`Endpoint`]s, adopted by address, and in
+//! [`Shared`], adopted by name: health, ejections, breakers, places taken, latencies.
 
+pub mod backoff;
 pub mod balancer;
+pub mod breaker;
+pub mod budget;
+mod clock;
+pub mod cutoff;
 pub mod discovery;
 mod endpoint;
+pub mod endpoint_list;
+pub mod failure;
+pub mod gate;
+pub mod gradient;
+pub mod hash;
 pub mod health;
+mod location;
+mod members;
+pub mod mirror;
+pub mod outlier;
 pub mod peer;
+mod probe;
+pub mod shift;
+pub mod sweep;
+pub mod target;
+mod tries;
 pub mod tunnel;
+mod window;
 
-use std::net::{IpAddr, SocketAddr};
+use std::net::SocketAddr;
+use std::sync::atomic::AtomicU32;
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use arc_swap::ArcSwap;
-use pingora::upstreams::peer::{HttpPeer, PeerOptions};
+use pingora::upstreams::peer::PeerOptions;
 
 use crate::telemetry::{Metrics, UpstreamMetrics};
 use crate::tls::Authorities;
-use balancer::RoundRobin;
+use balancer::Kind;
+use breaker::Breaker;
+use gate::Gate;
+use gradient::Gradient;
+use members::{Member, Members, Rules};
 
-pub use endpoint::{Endpoint, InFlight};
+pub use endpoint::{Endpoint, Health, State};
+pub use location::Location;
+pub use members::Ask;
+pub use tries::Try;
 
 /// Limits of time towards an upstream.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -45,24 +74,40 @@ pub struct Tls {
     pub authorities: Option<Authorities>,
 }
 
-/// Host and port of an endpoint as configured, with its weight.
+/// Where an upstream's endpoints come from.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Location {
-    /// An address or a name.
-    pub host: String,
-    /// The port.
-    pub port: u16,
-    /// Its share of the requests.
-    pub weight: u32,
+pub enum Source {
+    /// They are written down; names among them are looked up.
+    Listed(Vec<Location>),
+    /// The SRV records of a name.
+    Srv(String),
+    /// A file, read anew when it changes.
+    File(std::path::PathBuf),
 }
 
-impl Location {
-    /// The address, unless the host is a name.
-    #[must_use]
-    pub fn address(&self) -> Option<SocketAddr> {
-        let host = self.host.trim_start_matches('[').trim_end_matches(']');
-        host.parse::<IpAddr>().ok().map(|host| SocketAddr::new(host, self.port))
-    }
+/// What keeps an upstream sound.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Resilience {
+    /// How an endpoint is picked.
+    pub kind: Kind,
+    /// Below this share of usable endpoints the others are used too; 0 for never.
+    pub panic_threshold: f64,
+    /// How long an endpoint's share grows.
+    pub slow_start: Duration,
+    /// The cookie that keeps a client with its endpoint.
+    pub sticky: Option<String>,
+    /// When failing endpoints are taken out.
+    pub eject: Option<outlier::Policy>,
+    /// When nothing is sent any more, and whether each endpoint has a breaker of its own.
+    pub breaker: Option<(breaker::Policy, bool)>,
+    /// How much is taken at once.
+    pub gate: gate::Policy,
+    /// Requests at one endpoint at once.
+    pub connections: Option<u32>,
+    /// Repeated tries at once.
+    pub retries: Option<u32>,
+    /// Bounds of a limit that adapts.
+    pub adaptive: Option<gradient::Policy>,
 }
 
 /// What an upstream is made from.
@@ -70,12 +115,18 @@ impl Location {
 pub struct Settings {
     /// Its name, unique.
     pub name: String,
+    /// What answers from it are said to come from: its URL, or its name.
+    pub label: http::HeaderValue,
     /// Where its endpoints are.
-    pub locations: Vec<Location>,
+    pub source: Source,
+    /// What requests hash for a balancer that needs it.
+    pub key: Option<hash::Key>,
     /// TLS, if it uses it.
     pub tls: Option<Tls>,
     /// Active checks, if it has them.
     pub health: Option<health::Plan>,
+    /// What keeps it sound.
+    pub resilience: Resilience,
     /// Limits of time.
     pub timeouts: Timeouts,
     /// A path put before every forwarded path; empty or without a slash at its end.
@@ -89,72 +140,102 @@ pub struct Settings {
 /// A named set of endpoints that serve the same thing.
 pub struct Upstream {
     settings: Settings,
+    policies: Policies,
     peer_options: PeerOptions,
     members: ArcSwap<Members>,
-    /// Held while the members are replaced by ones made from them.
-    change: Mutex<()>,
+    /// Held while the members change.
+    change: Mutex<Vec<Location>>,
+    shared: Arc<Shared>,
     registry: Arc<Metrics>,
     metrics: UpstreamMetrics,
+    /// Connects tries whose answer must begin in time.
+    pub(crate) cuttable: Arc<cutoff::Cuttable>,
 }
 
-#[derive(Default)]
-struct Members {
-    list: Vec<Member>,
-    turn: RoundRobin,
+/// The settings in the form in which tries use them.
+struct Policies {
+    rules: Rules,
+    breaker: Option<breaker::Policy>,
+    gate: gate::Policy,
+    retries: Option<u32>,
 }
 
-#[derive(Clone)]
-struct Member {
-    endpoint: Arc<Endpoint>,
-    location: usize,
-    weight: u32,
-    peer: Arc<HttpPeer>,
+/// What outlives a reload that keeps the upstream's name.
+struct Shared {
+    gate: Arc<Gate>,
+    breaker: Breaker,
+    gradient: Option<Gradient>,
+    retries: AtomicU32,
 }
 
-/// Why no endpoint could be picked.
+/// How an upstream stands at a moment.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Condition {
+    /// Its breaker.
+    pub breaker: breaker::State,
+    /// Requests that its endpoints serve.
+    pub in_use: u32,
+    /// Requests that wait for a place.
+    pub waiting: u32,
+    /// Whether unhealthy endpoints are used for want of others.
+    pub panic: bool,
+}
+
+/// Why no try can begin. Nothing was sent.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum PickError {
-    /// None is eligible.
+    /// No endpoint may be picked.
     NoEndpoint,
     /// The names of its endpoints could not be resolved yet.
     Unresolved,
+    /// A breaker is open, for about so long.
+    Open(Duration),
+    /// Too much is under way.
+    Overloaded,
 }
 
-/// An endpoint that was picked, and the way to it.
-pub struct Picked {
-    /// Counts the try until it is dropped.
-    pub in_flight: InFlight,
-    /// The peer to clone.
-    pub peer: Arc<HttpPeer>,
-}
+/// Addresses found for each location; `None` keeps the last ones.
+pub type Found = Vec<Option<Vec<SocketAddr>>>;
 
 impl Upstream {
-    /// Makes an upstream; addresses that `previous` had keep their endpoint's state.
+    /// Makes an upstream; what `previous` knows of the same addresses is kept.
     #[must_use]
     pub fn new(settings: Settings, previous: Option<&Self>, metrics: &Arc<Metrics>) -> Arc<Self> {
+        let policies = Policies::new(&settings.resilience);
+        let listed = match &settings.source {
+            Source::Listed(locations) => locations.clone(),
+            // The last answer serves until there is a new one.
+            Source::Srv(_) | Source::File(_) => previous
+                .filter(|previous| previous.settings.source == settings.source)
+                .map(|previous| previous.change.lock().unwrap_or_else(PoisonError::into_inner).clone())
+                .unwrap_or_default(),
+        };
         let upstream = Self {
             peer_options: peer::options(&settings),
             members: ArcSwap::default(),
-            change: Mutex::default(),
+            change: Mutex::new(listed.clone()),
+            shared: Shared::adopt(&settings, previous),
             registry: Arc::clone(metrics),
             metrics: UpstreamMetrics::new(metrics, &settings.name),
+            cuttable: Arc::new(cutoff::Cuttable { patience: settings.timeouts.connect }),
+            policies,
             settings,
         };
         let known = previous.map(|previous| previous.members.load_full());
-        let unchecked = upstream.settings.health.is_none();
-        let found = upstream.settings.locations.iter().map(|location| {
-            let named = |index: usize| {
-                let other = previous?.settings.locations.get(index)?;
-                (other.host == location.host && other.port == location.port).then_some(())
-            };
+        let known = known.as_deref().map(|members| &members.list[..]).unwrap_or_default();
+        let before = previous.map(Self::locations).unwrap_or_default();
+        let found = listed.iter().map(|location| {
             // A name keeps the addresses that it resolved to before.
-            let kept = known.iter().flat_map(|members| &members.list).filter(|member| named(member.location).is_some());
-            let kept: Vec<_> = kept.map(|member| member.endpoint.address()).collect();
+            let same = |member: &&Member| {
+                let other = before.get(member.location);
+                other.is_some_and(|other| other.host == location.host && other.port == location.port)
+            };
+            let kept: Vec<_> = known.iter().filter(same).map(|member| member.endpoint.address()).collect();
             location.address().map(|address| vec![address]).or((!kept.is_empty()).then_some(kept))
         });
-        let found: Vec<_> = found.collect();
-        upstream.install(&found, known.as_deref().map(|members| &members.list[..]).unwrap_or_default());
-        if unchecked {
+        let found: Found = found.collect();
+        upstream.install(&listed, &found, known);
+        if upstream.settings.health.is_none() {
             upstream.members.load().list.iter().for_each(|member| member.endpoint.forget_checks());
             upstream.rebalance();
         }
@@ -204,52 +285,99 @@ impl Upstream {
         members.list.iter().map(|member| (Arc::clone(&member.endpoint), member.weight)).collect()
     }
 
-    /// Picks an eligible endpoint, not the one at `avoid`.
-    ///
-    /// # Errors
-    /// See [`PickError`].
-    pub fn pick(&self, avoid: Option<SocketAddr>) -> Result<Picked, PickError> {
+    /// The endpoint at an address.
+    #[must_use]
+    pub fn endpoint(&self, address: SocketAddr) -> Option<Arc<Endpoint>> {
         let members = self.members.load();
-        let eligible = |index: u32| {
-            let endpoint = &members.list[index as usize].endpoint;
-            endpoint.is_eligible() && Some(endpoint.address()) != avoid
-        };
-        match members.turn.pick(eligible) {
-            Some(index) => {
-                let member = &members.list[index as usize];
-                Ok(Picked { in_flight: member.endpoint.begin(), peer: Arc::clone(&member.peer) })
-            }
-            None if members.list.is_empty() => Err(PickError::Unresolved),
-            None => Err(PickError::NoEndpoint),
-        }
+        let member = members.list.iter().find(|member| member.endpoint.address() == address)?;
+        Some(Arc::clone(&member.endpoint))
     }
 
-    /// Lays the turn out anew after endpoints became eligible or ceased to be.
+    /// Whether a try could go somewhere else than to `avoid`.
+    #[must_use]
+    pub fn has_other(&self, avoid: Option<SocketAddr>, now: Instant) -> bool {
+        self.members.load().has_other(avoid, &self.policies.rules, now)
+    }
+
+    /// Requests that it takes at once now; `u32::MAX` for no limit.
+    #[must_use]
+    pub fn limit(&self) -> u32 {
+        let adaptive = self.shared.gradient.as_ref().map_or(u32::MAX, Gradient::limit);
+        let fixed = self.policies.gate.limit.unwrap_or(u32::MAX);
+        // Full endpoints make requests wait rather than fail.
+        let connections = self.policies.rules.connections;
+        let seats = || u32::try_from(self.members.load().seats()).unwrap_or(u32::MAX).max(1);
+        let full = if connections == u32::MAX { u32::MAX } else { connections.saturating_mul(seats()) };
+        adaptive.min(fixed).min(full)
+    }
+
+    /// How it stands.
+    #[must_use]
+    pub fn condition(&self, now: Instant) -> Condition {
+        let members = self.members.load();
+        let condition = Condition {
+            breaker: self.shared.breaker.state(now),
+            in_use: members.list.iter().map(|member| member.endpoint.in_flight()).sum(),
+            waiting: self.shared.gate.waiting(),
+            panic: members.panics(),
+        };
+        self.metrics.breaker.set(condition.breaker as i64);
+        self.metrics.active.set(condition.in_use.into());
+        self.metrics.queued.set(condition.waiting.into());
+        condition
+    }
+
+    /// Lets an endpoint serve, drain or rest. `false` if it has no such endpoint.
+    pub fn set_state(&self, address: SocketAddr, state: State) -> bool {
+        let Some(endpoint) = self.endpoint(address) else { return false };
+        if endpoint.set_state(state, Instant::now()) {
+            tracing::info!(upstream = self.name(), endpoint = endpoint.name(), ?state, "endpoint state set");
+            self.rebalance();
+        }
+        true
+    }
+
+    /// Lays the members out anew after endpoints became usable or ceased to be.
     pub fn rebalance(&self) {
         let _change = self.change.lock().unwrap_or_else(PoisonError::into_inner);
         let members = self.members.load();
-        self.swap(members.list.clone(), &members.turn);
+        self.swap(members.list.clone());
     }
 
-    /// Takes the addresses of each location; `None` keeps the last ones.
-    pub fn locate(&self, found: Vec<Option<Vec<SocketAddr>>>) {
-        let _change = self.change.lock().unwrap_or_else(PoisonError::into_inner);
+    /// The locations that its endpoints were found at.
+    #[must_use]
+    pub fn locations(&self) -> Vec<Location> {
+        self.change.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// Takes new locations and their addresses; where none were found, the last ones stay.
+    pub fn locate(&self, locations: &[Location], found: Found) {
+        let mut current = self.change.lock().unwrap_or_else(PoisonError::into_inner);
         let members = self.members.load();
-        let last = |location: usize| -> Vec<SocketAddr> {
-            let own = members.list.iter().filter(|member| member.location == location);
-            own.map(|member| member.endpoint.address()).collect()
+        let last = |location: &Location| -> Vec<SocketAddr> {
+            let same = |member: &&Member| {
+                let other = current.get(member.location);
+                other.is_some_and(|other| other.host == location.host && other.port == location.port)
+            };
+            members.list.iter().filter(same).map(|member| member.endpoint.address()).collect()
         };
-        let found: Vec<_> =
-            found.into_iter().enumerate().map(|(location, new)| Some(new.unwrap_or_else(|| last(location)))).collect();
-        let unchanged = found.iter().enumerate().all(|(location, new)| new.as_ref() == Some(&last(location)));
+        let found: Found = found
+            .into_iter()
+            .zip(locations)
+            .map(|(new, location)| Some(new.unwrap_or_else(|| last(location))))
+            .collect();
+        let unchanged = *current == locations
+            && found.iter().zip(locations).all(|(new, location)| new.as_ref() == Some(&last(location)));
         if !unchanged {
-            self.install(&found, &members.list);
+            *current = locations.to_vec();
+            self.install(locations, &found, &members.list);
         }
     }
 
-    fn install(&self, found: &[Option<Vec<SocketAddr>>], known: &[Member]) {
+    fn install(&self, locations: &[Location], found: &[Option<Vec<SocketAddr>>], known: &[Member]) {
+        let now = Instant::now();
         let mut list: Vec<Member> = Vec::new();
-        for (location, addresses) in found.iter().enumerate() {
+        for (index, (location, addresses)) in locations.iter().zip(found).enumerate() {
             for address in addresses.iter().flatten() {
                 // Two names may lead to one address; it is one endpoint, with the first's weight.
                 if list.iter().any(|member| member.endpoint.address() == *address) {
@@ -257,23 +385,69 @@ impl Upstream {
                 }
                 let kept = known.iter().find(|member| member.endpoint.address() == *address);
                 let endpoint = kept.map_or_else(
-                    || Arc::new(Endpoint::new(*address, &self.settings.name, &self.registry)),
+                    || {
+                        let checked = self.settings.health.is_some();
+                        let new = Endpoint::new(*address, &self.settings.name, &self.registry, checked);
+                        if !known.is_empty() {
+                            new.start_slowly(now);
+                        }
+                        Arc::new(new)
+                    },
                     |member| Arc::clone(&member.endpoint),
                 );
-                let weight = self.settings.locations[location].weight;
-                list.push(Member { endpoint, location, weight, peer: Arc::new(peer::template(self, *address)) });
+                list.push(self.member(endpoint, index, location));
             }
         }
-        self.swap(list, &self.members.load().turn);
+        self.swap(list);
     }
 
-    fn swap(&self, list: Vec<Member>, turn: &RoundRobin) {
-        let eligible: Vec<(u32, u32)> = (0..)
-            .zip(&list)
-            .filter(|(_, member)| member.endpoint.is_eligible())
-            .map(|(index, member)| (index, member.weight))
-            .collect();
-        let turn = RoundRobin::new(&eligible).resume(turn);
-        self.members.store(Arc::new(Members { list, turn }));
+    fn member(&self, endpoint: Arc<Endpoint>, index: usize, location: &Location) -> Member {
+        let token = hash::hash(format!("{} {}", self.settings.name, endpoint.name()).as_bytes());
+        let cookie = self.settings.resilience.sticky.as_ref().and_then(|name| {
+            http::HeaderValue::from_str(&format!("{name}={token:016x}; Path=/; HttpOnly; SameSite=Lax")).ok()
+        });
+        let peer = Arc::new(peer::template(self, endpoint.address()));
+        Member { endpoint, location: index, weight: location.weight, tier: location.tier, peer, token, cookie }
+    }
+
+    fn swap(&self, list: Vec<Member>) {
+        let last = self.members.load();
+        self.members.store(Arc::new(Members::new(list, &self.policies.rules, &last, Instant::now())));
+    }
+}
+
+impl Policies {
+    fn new(resilience: &Resilience) -> Self {
+        let (whole, each) = match &resilience.breaker {
+            Some((policy, true)) => (None, Some(policy.clone())),
+            Some((policy, false)) => (Some(policy.clone()), None),
+            None => (None, None),
+        };
+        let rules = Rules {
+            kind: resilience.kind,
+            panic_threshold: resilience.panic_threshold,
+            slow_start: resilience.slow_start,
+            connections: resilience.connections.unwrap_or(u32::MAX),
+            breaker: each,
+        };
+        Self { rules, breaker: whole, gate: resilience.gate.clone(), retries: resilience.retries }
+    }
+}
+
+impl Shared {
+    fn adopt(settings: &Settings, previous: Option<&Upstream>) -> Arc<Self> {
+        let adaptive = &settings.resilience.adaptive;
+        match previous {
+            Some(previous) if previous.settings.resilience.adaptive == *adaptive => Arc::clone(&previous.shared),
+            _ => {
+                let now = Instant::now();
+                Arc::new(Self {
+                    gate: Gate::new(),
+                    breaker: Breaker::new(now),
+                    gradient: adaptive.clone().map(|policy| Gradient::new(policy, now)),
+                    retries: AtomicU32::new(0),
+                })
+            }
+        }
     }
 }
