@@ -63,6 +63,10 @@ pub struct Config {
     pub workers: Option<NonZeroUsize>,
     /// How long running requests may take to finish when the process is told to stop. Default 30s.
     pub drain_timeout: Option<TimeSpan>,
+    /// The DNS server that names of upstreams are asked of. Default: those of `/etc/resolv.conf`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(with = "Option<String>")]
+    pub resolver: Option<Spanned<String>>,
     /// Where clients connect.
     #[serde(default)]
     pub listeners: Vec<Listener>,

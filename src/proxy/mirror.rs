@@ -31,15 +31,13 @@ pub fn begin(session: &mut Session, ctx: &mut Ctx, draft: Draft) {
 
 /// Takes a part of the request's body.
 pub fn collect(ctx: &mut Ctx, part: Option<&Bytes>, end: bool) {
-    let Copying::Draft(draft) = std::mem::take(&mut ctx.copy) else { return };
-    let draft = match part {
-        Some(part) => draft.add(part),
-        None => Some(*draft),
-    };
-    ctx.copy = match draft {
-        Some(draft) if end => sent(draft),
-        Some(draft) => Copying::Draft(Box::new(draft)),
-        None => Copying::No,
+    ctx.copy = match std::mem::take(&mut ctx.copy) {
+        Copying::Draft(draft) => match draft.with(part.map_or(&[], |part| part)) {
+            Some(draft) if end => sent(draft),
+            Some(draft) => Copying::Draft(Box::new(draft)),
+            None => Copying::No,
+        },
+        other => other,
     };
 }
 

@@ -91,15 +91,15 @@ impl<T> RouteTable<T> {
     /// The best route for a request.
     #[must_use]
     pub fn find(&self, request: &Request<'_>) -> Option<&T> {
-        let mut found = None;
+        let mut found = usize::MAX;
         self.walk(request.host, request.path, &mut |id| {
             let passes = id.is_unconditional() || self.routes[id.index()].tests.pass(request);
             if passes {
-                found = Some(id.index());
+                found = id.index();
             }
             passes
         });
-        self.values.get(found?)
+        self.values.get(found)
     }
 
     /// The route at an index of the file's order.
@@ -165,23 +165,19 @@ impl Tier {
         }
     }
 
+    #[inline(always)]
     fn walk(&self, host: &str, path: &str, visit: &mut impl FnMut(RouteId) -> bool) -> bool {
-        if let Some(paths) = lookup(&self.exact, host)
-            && paths.walk(path, visit)
-        {
-            return true;
-        }
-        if !self.wildcards.is_empty() {
-            // From the longest suffix to the shortest.
-            for (at, _) in host.bytes().enumerate().skip(1).filter(|(_, byte)| *byte == b'.') {
-                if let Some(paths) = lookup(&self.wildcards, &host[at..])
-                    && paths.walk(path, visit)
-                {
-                    return true;
-                }
-            }
-        }
-        self.any.walk(path, visit)
+        let named = !self.exact.is_empty() || !self.wildcards.is_empty();
+        named && self.walk_named(host, path, visit) || self.any.walk(path, visit)
+    }
+
+    /// The routes that name hosts: the exact name, then suffixes from the longest to the shortest.
+    // Apart, so that tables without them do not pay for it.
+    #[inline(never)]
+    fn walk_named(&self, host: &str, path: &str, visit: &mut impl FnMut(RouteId) -> bool) -> bool {
+        let dots = host.bytes().enumerate().skip(1).filter(|(_, byte)| *byte == b'.');
+        let suffixes = dots.filter_map(|(at, _)| lookup(&self.wildcards, &host[at..]));
+        lookup(&self.exact, host).into_iter().chain(suffixes).any(|paths| paths.walk(path, visit))
     }
 }
 

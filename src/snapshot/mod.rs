@@ -115,7 +115,7 @@ pub struct Route {
 /// What becomes of a request.
 pub enum Action {
     /// It is forwarded.
-    Forward(Forward),
+    Forward(Box<Forward>),
     /// It gets a fixed answer.
     Respond {
         /// With this status.

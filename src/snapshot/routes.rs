@@ -296,7 +296,9 @@ fn action(
     match &route.to.value {
         Target::Respond(respond) => respond_action(scope, respond),
         Target::Redirect(redirect) => redirect_action(scope, redirect, path),
-        _ => targets::forward(scope, route, template.as_ref(), running).map(Action::Forward),
+        _ => {
+            targets::forward(scope, route, template.as_ref(), running).map(|forward| Action::Forward(Box::new(forward)))
+        }
     }
 }
 

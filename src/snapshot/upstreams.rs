@@ -42,6 +42,11 @@ impl<'a> Book<'a> {
         let declared = entries.iter().map(|(key, _)| key.text.clone()).collect();
         let mut book =
             Self { input, known: BTreeMap::new(), declared, used: BTreeSet::new(), defaults: config.defaults.clone() };
+        if let Some(server) = config.resolver.as_ref().filter(|_| resolver(config).is_none()) {
+            let message = format!("`{server}` is not the address of a DNS server");
+            let diagnostic = Diagnostic::at(Code::InvalidValue, message, server.span, "here");
+            found.push(diagnostic.help("write an IP address and a port, such as `127.0.0.1:53`"));
+        }
         for (name, upstream) in config.upstreams.iter() {
             if let Err(problem) = check_name(name) {
                 found.push(Diagnostic::at(Code::Name, problem, name.span, "here"));
@@ -152,11 +157,13 @@ fn settings(
     let (source, tls, health, host) = (source?, tls?, health?, host?);
     let authorities = tls.as_ref().and_then(|tls: &Tls| tls.authorities.as_ref()).map(|known| known.fingerprint);
     let text = serde_json::to_string(written).unwrap_or_default();
+    let resolver = input.loaded.config.as_ref().and_then(resolver);
     let label = label(name, written, tls.is_some());
     Some(Settings {
         name: name.value.clone(),
         label: HeaderValue::from_str(&label).unwrap_or(HeaderValue::from_static("unknown")),
         source,
+        resolver,
         key: resilience::key(&written.balance),
         tls,
         health,
@@ -164,8 +171,13 @@ fn settings(
         timeouts,
         base_path: base_path?,
         host,
-        fingerprint: format!("{text}{authorities:?}"),
+        fingerprint: format!("{text}{authorities:?}{resolver:?}"),
     })
+}
+
+/// The DNS server to ask, unless it is the system's.
+pub(super) fn resolver(config: &Config) -> Option<std::net::SocketAddr> {
+    config.resolver.as_ref()?.parse().ok()
 }
 
 /// What answers are said to come from: the URL of the short form, else the name.

@@ -95,7 +95,8 @@ impl Members {
             let (seats, panic, usable) = seats(&list, number, rules, now);
             let taken = usable.min(left);
             left -= taken;
-            if taken == 0 {
+            // A tier without a share still takes what the others cannot.
+            if usable == 0 {
                 continue;
             }
             let before = last.tiers.iter().find(|tier| tier.number == number).map(|tier| &tier.balancer);

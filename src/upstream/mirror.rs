@@ -114,7 +114,7 @@ impl Mirror {
 impl Draft {
     /// Takes a part of the body; `None` when it gets too long to be copied.
     #[must_use]
-    pub fn add(mut self, part: &[u8]) -> Option<Self> {
+    pub fn with(mut self, part: &[u8]) -> Option<Self> {
         let mirror = &self.place.0;
         if self.body.len() + part.len() > mirror.rule.max_body {
             mirror.upstream.metrics().copied(Copied::Skipped);

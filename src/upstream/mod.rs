@@ -24,6 +24,7 @@ pub mod mirror;
 pub mod outlier;
 pub mod peer;
 mod probe;
+pub mod resolver;
 pub mod shift;
 pub mod sweep;
 pub mod target;
@@ -121,6 +122,8 @@ pub struct Settings {
     pub source: Source,
     /// What requests hash for a balancer that needs it.
     pub key: Option<hash::Key>,
+    /// The DNS server to ask; the system's unless given.
+    pub resolver: Option<SocketAddr>,
     /// TLS, if it uses it.
     pub tls: Option<Tls>,
     /// Active checks, if it has them.
@@ -444,7 +447,7 @@ impl Shared {
                 Arc::new(Self {
                     gate: Gate::new(),
                     breaker: Breaker::new(now),
-                    gradient: adaptive.clone().map(|policy| Gradient::new(policy, now)),
+                    gradient: adaptive.map(|policy| Gradient::new(policy, now)),
                     retries: AtomicU32::new(0),
                 })
             }

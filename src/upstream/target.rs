@@ -128,7 +128,7 @@ impl<L, K> Split<L, K> {
             None => self.shares.get(self.turn.pick(&Anyone, &mut || 0)? as usize)?,
             Some(key) => {
                 // The hash as a fraction of the whole range, so that every bit counts.
-                let mut at = u64::try_from(u128::from(hash(key)) * u128::from(self.total) >> 64).unwrap_or(0);
+                let mut at = u64::try_from((u128::from(hash(key)) * u128::from(self.total)) >> 64).unwrap_or(0);
                 self.shares.iter().find(|share| {
                     let here = at < u64::from(share.weight);
                     at = at.saturating_sub(u64::from(share.weight));

@@ -14,4 +14,7 @@ mod function_routes;
 mod health;
 mod paths;
 mod reload;
+mod resilience;
+mod retries;
+mod targets;
 mod upstreams;

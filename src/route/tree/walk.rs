@@ -1,242 +1,228 @@
 //! The walk over a tree: every route whose pattern matches a path, most specific first.
 
-use super::{LONGEST_BEGINNING, NONE, Node, PathTree, RouteId, Routes, hash_path};
+use super::index::Key;
+use super::{ANY, Exact, Node, PathTree, RouteId, Routes, START};
 
-/// Wildcard prefixes of one path that are remembered without a second walk.
+/// Trailing wildcards that one path passes and that are remembered without a second walk.
 const REMEMBERED: usize = 8;
 
-/// Where a walk stands: a node, its depth in segments, and where the path's next segment begins;
-/// beyond the path's end when there is none.
+/// A path under way. Positions in it are where a segment ends: at a slash or the path's end.
 #[derive(Clone, Copy)]
-struct Step {
-    at: u32,
-    depth: u32,
-    next: usize,
+struct Walk<'a> {
+    tree: &'a PathTree,
+    path: &'a [u8],
 }
 
-/// Nodes with trailing wildcards as `(depth, node)`, in the order in which the walk met them.
-struct Met {
-    nodes: [(u32, u32); REMEMBERED],
+/// Nodes with trailing wildcards, in the order in which the walk met them.
+#[derive(Default)]
+struct Met<'a> {
+    nodes: [Option<&'a Node>; REMEMBERED],
     count: usize,
 }
 
 impl PathTree {
     /// Hands the routes whose pattern matches to `visit`, most specific first, until it returns
     /// true. Returns whether it did.
+    #[inline(always)]
     pub(in crate::route) fn walk(&self, path: &str, visit: &mut impl FnMut(RouteId) -> bool) -> bool {
         if !self.exact.is_empty()
-            && let Some(exact) = self.exact.find(hash_path(path.as_bytes()), |known| *known.path == *path)
+            && let Some(exact) = self.exact(path.as_bytes())
             && self.visit(exact.routes, visit)
         {
             return true;
         }
-        if self.entries.is_empty() && self.regexes.is_empty() {
-            return false;
-        }
-        let path = path.as_bytes();
-        let mut met = Met { nodes: [(0, 0); REMEMBERED], count: 0 };
-        let ends = Ends::new(path, self.lengths);
-        if self.enter(path, &ends).any(|step| self.descend(path, step, &mut met, visit)) {
-            return true;
-        }
-        if !self.regexes.is_empty() && self.visit_regexes(path, visit) {
-            return true;
-        }
-        met.count > 0 && self.visit_wildcards(path, &ends, &mut met, visit)
+        !(self.nodes.is_empty() && self.regexes.is_empty()) && self.walk_patterns(path, visit)
     }
 
-    /// The nodes that beginnings of the path lead to, longest beginning first.
-    #[inline(always)]
-    fn enter<'a>(&'a self, path: &'a [u8], ends: &'a Ends) -> impl Iterator<Item = Step> + 'a {
-        let mut lengths = self.lengths & ((2 << ends.count) - 1);
-        let longest_first = std::iter::from_fn(move || {
-            let length = lengths.checked_ilog2()?;
-            lengths &= !(1 << length);
-            Some(length)
-        });
-        longest_first.filter_map(move |length| {
-            let end = ends.positions[length as usize] as usize;
-            let beginning = &path[..end];
-            let entry = self.entries.find(hash_path(beginning), |known| known.beginning.as_bytes() == beginning)?;
-            Some(Step { at: entry.node, depth: length, next: end + 1 })
-        })
+    fn walk_patterns(&self, path: &str, visit: &mut impl FnMut(RouteId) -> bool) -> bool {
+        let (walk, mut met) = (Walk { tree: self, path: path.as_bytes() }, Met::default());
+        let mut beginnings = self.beginnings;
+        while let Some((node, at)) = walk.enter(&mut beginnings) {
+            if walk.take(node, at, &mut met, visit) {
+                return true;
+            }
+        }
+        !self.regexes.is_empty() && self.visit_regexes(path, visit)
+            || met.count > 0 && walk.visit_wildcards(&mut met, visit)
     }
 
-    fn visit_regexes(&self, path: &[u8], visit: &mut impl FnMut(RouteId) -> bool) -> bool {
-        let path = std::str::from_utf8(path).unwrap_or_default();
+    fn visit_regexes(&self, path: &str, visit: &mut impl FnMut(RouteId) -> bool) -> bool {
         let matching = self.regexes.iter().filter(|(regex, _)| regex.is_match(path));
         matching.flat_map(|(_, routes)| routes).any(|route| visit(*route))
     }
 
+    #[inline(always)]
     fn visit(&self, routes: Routes, visit: &mut impl FnMut(RouteId) -> bool) -> bool {
-        let more = || self.more.get(routes.more as usize).into_iter().flatten().copied();
-        !routes.is_empty() && (visit(routes.first) || routes.more != NONE && more().any(visit))
+        !routes.is_empty() && (visit(routes.first) || self.visit_more(routes, visit))
     }
 
-    /// Visits the patterns that end with the path, and remembers trailing wildcards passed.
-    fn descend(&self, path: &[u8], mut step: Step, met: &mut Met, visit: &mut impl FnMut(RouteId) -> bool) -> bool {
-        loop {
-            let node = &self.nodes[step.at as usize];
-            if !node.wildcards.is_empty() {
-                met.add(step);
-            }
-            if step.next > path.len() {
-                return self.visit(node.ends, visit);
-            }
-            let literal = self.literal(path, node, step);
-            if node.parameter == NONE && node.any == NONE {
-                match literal {
-                    Some(only) => step = only,
-                    None => return false,
-                }
+    #[cold]
+    #[inline(never)]
+    fn visit_more(&self, routes: Routes, visit: &mut impl FnMut(RouteId) -> bool) -> bool {
+        // There is no list of this number when there are no more.
+        self.more.get(routes.more as usize).into_iter().flatten().any(|route| visit(*route))
+    }
+
+    // The searches are not inlined: the registers that they take would be the walk's.
+    #[inline(never)]
+    fn exact(&self, path: &[u8]) -> Option<&Exact> {
+        let key = Key { from: START, text: path };
+        self.paths.find(&self.exact, key, |exact| exact.path.as_bytes() == path)
+    }
+
+    /// The node that a beginning leads to.
+    #[inline(never)]
+    fn entry(&self, beginning: &[u8]) -> Option<&Node> {
+        let key = Key { from: START, text: beginning };
+        self.entries.find(&self.nodes, key, |node| node.has_key(beginning))
+    }
+
+    /// The node that a segment leads to from another node.
+    #[inline(never)]
+    fn child(&self, from: u32, segment: &[u8]) -> Option<&Node> {
+        let key = Key { from, text: segment };
+        self.children.find(&self.nodes, key, |node| node.from == from && node.has_key(segment))
+    }
+}
+
+impl<'a> Walk<'a> {
+    /// The node that the longest beginning among some lengths leads to, and where it ends; takes
+    /// the lengths that were tried from the set.
+    #[inline(always)]
+    fn enter(self, lengths: &mut u64) -> Option<(&'a Node, usize)> {
+        while let Some(length) = lengths.checked_ilog2() {
+            *lengths &= !(1 << length);
+            let length = length as usize;
+            if self.path.get(length).is_some_and(|byte| *byte != b'/') {
                 continue;
             }
-            if literal.is_some_and(|step| self.descend(path, step, met, visit)) {
-                return true;
+            if let Some(text) = self.path.get(..length)
+                && let Some(node) = self.tree.entry(text)
+            {
+                return Some((node, length));
             }
-            let end = segment_end(path, step.next);
-            if end == step.next {
-                return false;
-            }
-            let to = |at: u32| Step { at, depth: step.depth + 1, next: end + 1 };
-            // The last way on needs no return.
-            step = match (node.parameter, node.any) {
-                (NONE, any) => to(any),
-                (parameter, NONE) => to(parameter),
-                (parameter, any) => {
-                    if self.descend(path, to(parameter), met, visit) {
-                        return true;
-                    }
-                    to(any)
-                }
-            };
         }
+        None
     }
 
-    /// The way on by a literal segment, or by several.
-    // Inlined: returned through memory, a step costs more than finding it.
+    /// Takes a way to a node: visits the patterns that end with the path, here or further on, and
+    /// remembers trailing wildcards.
     #[inline(always)]
-    fn literal(&self, path: &[u8], node: &Node, step: Step) -> Option<Step> {
-        if node.link != NONE {
-            let link = &self.links[node.link as usize];
-            let text = link.text.as_bytes();
-            let end = step.next + text.len();
-            let follows = path.get(step.next..end)? == text && path.get(end).is_none_or(|byte| *byte == b'/');
-            return follows.then_some(Step { at: link.target, depth: step.depth + link.segments, next: end + 1 });
+    fn take(self, node: &'a Node, at: usize, met: &mut Met<'a>, visit: &mut impl FnMut(RouteId) -> bool) -> bool {
+        let Some(at) = self.follow(node, at) else { return false };
+        if !node.wildcards.is_empty() {
+            met.add(node);
         }
-        if !node.branches {
+        if at >= self.path.len() {
+            return self.tree.visit(node.ends, visit);
+        }
+        !node.leaf && self.go_on(node, at, met, visit)
+    }
+
+    /// Takes all ways on from a node.
+    fn go_on(self, node: &'a Node, at: usize, met: &mut Met<'a>, visit: &mut impl FnMut(RouteId) -> bool) -> bool {
+        let keyed = self.keyed_child(node, at);
+        keyed.is_some_and(|(child, end)| self.take(child, end, met, visit))
+            || self.ways(node).any(|way| self.take(way, at, met, visit))
+    }
+
+    /// The node to which the next segment leads as a key, and where it ends.
+    #[inline(always)]
+    fn keyed_child(self, node: &Node, at: usize) -> Option<(&'a Node, usize)> {
+        if !node.keys {
             return None;
         }
-        let end = segment_end(path, step.next);
-        let at = self.child(step.at, &path[step.next..end])?;
-        Some(Step { at, depth: step.depth + 1, next: end + 1 })
+        let path = self.path.get(at..)?;
+        let end = 1 + segment_length(path.get(1..)?);
+        Some((self.tree.child(node.at, path.get(..end)?)?, at + end))
+    }
+
+    /// The ways on without a key, best first.
+    #[inline(always)]
+    fn ways(self, node: &Node) -> impl Iterator<Item = &'a Node> {
+        let ways = [node.literal, node.parameter, node.any];
+        ways.into_iter().filter_map(move |way| self.tree.nodes.get(way as usize))
+    }
+
+    /// Where the path is after a node's label, if it goes on like that.
+    #[inline(always)]
+    fn follow(self, node: &Node, mut at: usize) -> Option<usize> {
+        let mut label = node.text.get(node.key as usize..)?;
+        loop {
+            let path = self.path.get(at..)?;
+            match (label, path) {
+                ([], [] | [b'/', ..]) => return Some(at),
+                ([ANY, after @ ..], [b'/', segment @ ..]) => {
+                    let length = segment_length(segment);
+                    if length == 0 {
+                        return None;
+                    }
+                    (label, at) = (after, at + 1 + length);
+                }
+                _ => {
+                    let equal = label.iter().zip(path).take_while(|(one, two)| one == two).count();
+                    if equal == 0 {
+                        return None;
+                    }
+                    (label, at) = (label.get(equal..)?, at + equal);
+                }
+            }
+        }
     }
 
     /// Trailing wildcards, deepest first; among equals in the order in which they were met.
-    fn visit_wildcards(
-        &self,
-        path: &[u8],
-        ends: &Ends,
-        met: &mut Met,
-        visit: &mut impl FnMut(RouteId) -> bool,
-    ) -> bool {
-        if met.count > REMEMBERED {
-            let depth = path.iter().filter(|byte| **byte == b'/').count();
-            let depth = u32::try_from(depth).unwrap_or(NONE);
-            return (0..=depth).rev().any(|depth| {
-                let mut starts = self.enter(path, ends).filter(|step| step.depth <= depth);
-                starts.any(|start| self.wildcards_at(path, start, depth, visit))
-            });
-        }
-        let nodes = &mut met.nodes[..met.count];
+    #[inline(always)]
+    fn visit_wildcards(self, met: &mut Met<'a>, visit: &mut impl FnMut(RouteId) -> bool) -> bool {
+        let Some(nodes) = met.nodes.get_mut(..met.count) else { return self.visit_many_wildcards(visit) };
+        let depth = |node: Option<&Node>| node.map(|node| node.depth);
         // A stable insertion sort by depth: few elements, in place.
         for end in 1..nodes.len() {
             let mut at = end;
-            while at > 0 && nodes[at - 1].0 < nodes[at].0 {
+            while at > 0 && depth(nodes[at - 1]) < depth(nodes[at]) {
                 nodes.swap(at - 1, at);
                 at -= 1;
             }
         }
-        nodes.iter().any(|(_, node)| self.visit(self.nodes[*node as usize].wildcards, visit))
+        nodes.iter().flatten().any(|node| self.tree.visit(node.wildcards, visit))
+    }
+
+    /// More trailing wildcards than are remembered: one walk for each depth.
+    #[cold]
+    #[inline(never)]
+    fn visit_many_wildcards(self, visit: &mut impl FnMut(RouteId) -> bool) -> bool {
+        (0..=self.tree.deepest).rev().any(|depth| {
+            let mut beginnings = self.tree.beginnings;
+            let mut starts = std::iter::from_fn(|| self.enter(&mut beginnings));
+            starts.any(|(node, at)| self.wildcards_at(node, at, depth, visit))
+        })
     }
 
     /// Visits the trailing wildcards at exactly this depth.
-    fn wildcards_at(&self, path: &[u8], step: Step, depth: u32, visit: &mut impl FnMut(RouteId) -> bool) -> bool {
-        let node = &self.nodes[step.at as usize];
-        if step.depth >= depth {
-            // A link may lead past the depth; nothing between its ends has a wildcard.
-            return step.depth == depth && self.visit(node.wildcards, visit);
+    fn wildcards_at(self, node: &Node, at: usize, depth: u32, visit: &mut impl FnMut(RouteId) -> bool) -> bool {
+        let Some(at) = self.follow(node, at) else { return false };
+        if node.depth >= depth || at >= self.path.len() {
+            return node.depth == depth && self.tree.visit(node.wildcards, visit);
         }
-        if step.next > path.len() {
-            return false;
-        }
-        if self.literal(path, node, step).is_some_and(|step| self.wildcards_at(path, step, depth, visit)) {
-            return true;
-        }
-        let end = segment_end(path, step.next);
-        let others = if end == step.next { [NONE, NONE] } else { [node.parameter, node.any] };
-        others
-            .into_iter()
-            .filter(|at| *at != NONE)
-            .any(|at| self.wildcards_at(path, Step { at, depth: step.depth + 1, next: end + 1 }, depth, visit))
+        let keyed = self.keyed_child(node, at);
+        keyed.is_some_and(|(child, end)| self.wildcards_at(child, end, depth, visit))
+            || self.ways(node).any(|way| self.wildcards_at(way, at, depth, visit))
     }
 }
 
-/// Where the first segments of a path end; entry 0 is the empty beginning.
-struct Ends {
-    positions: [u32; LONGEST_BEGINNING + 1],
-    count: usize,
-}
-
-impl Ends {
-    /// Finds as many ends as the longest of `lengths` needs.
+impl<'a> Met<'a> {
     #[inline(always)]
-    fn new(path: &[u8], lengths: u32) -> Self {
-        let mut ends = Self { positions: [0; LONGEST_BEGINNING + 1], count: 0 };
-        let needed = lengths.checked_ilog2().map_or(0, |length| length as usize);
-        // Eight bytes at a time; the first slash begins the path and ends nothing.
-        for (index, chunk) in path.get(1..).unwrap_or_default().chunks(8).enumerate() {
-            let mut slashes = slashes(chunk);
-            while slashes != 0 && ends.count < needed {
-                ends.count += 1;
-                ends.positions[ends.count] = 1 + index as u32 * 8 + slashes.trailing_zeros() / 8;
-                slashes &= slashes - 1;
-            }
-            if ends.count == needed {
-                return ends;
-            }
-        }
-        ends.count += 1;
-        ends.positions[ends.count] = path.len() as u32;
-        ends
-    }
-}
-
-/// The top bit of every byte that is a slash, in at most eight bytes. Exact for each byte, unlike
-/// the shorter test for any zero byte (Warren, Hacker's Delight, section 6-1).
-#[inline(always)]
-fn slashes(chunk: &[u8]) -> u64 {
-    const LOW: u64 = 0x7f7f_7f7f_7f7f_7f7f;
-    let word = match chunk.try_into() {
-        Ok(bytes) => u64::from_le_bytes(bytes),
-        Err(_) => chunk.iter().rev().fold(0, |word, byte| word << 8 | u64::from(*byte)),
-    };
-    let zero_where_slash = word ^ u64::from_ne_bytes([b'/'; 8]);
-    !(((zero_where_slash & LOW) + LOW) | zero_where_slash | LOW)
-}
-
-impl Met {
-    fn add(&mut self, step: Step) {
+    fn add(&mut self, node: &'a Node) {
         if let Some(free) = self.nodes.get_mut(self.count) {
-            *free = (step.depth, step.at);
+            *free = Some(node);
         }
         self.count += 1;
     }
 }
 
-/// Where the segment that begins at `from` ends.
-fn segment_end(path: &[u8], from: usize) -> usize {
-    memchr::memchr(b'/', &path[from..]).map_or(path.len(), |length| from + length)
+/// How long the segment is that text begins with.
+#[inline(always)]
+fn segment_length(text: &[u8]) -> usize {
+    text.iter().position(|byte| *byte == b'/').unwrap_or(text.len())
 }
 
 #[cfg(test)]
@@ -262,6 +248,27 @@ mod tests {
     fn deeper_wildcards_go_first_then_literals() {
         assert_eq!(order(&["/*", "/a/*", "/:x/b/*", "/a/b/*", "/*/b/*"], "/a/b/c"), [3, 2, 4, 1, 0]);
         assert_eq!(order(&["/:x/:y/*", "/*/b/*", "/a/*/*", "/:x/b/*"], "/a/b/c"), [2, 3, 0, 1]);
+    }
+
+    #[test]
+    fn beginnings_and_segments_of_any_length_are_followed() {
+        let long = "long".repeat(30);
+        let patterns =
+            [format!("/{long}/:x"), format!("/a/{long}/b/*"), format!("/:x/{long}/b/*"), format!("/{long}/x")];
+        let patterns: Vec<&str> = patterns.iter().map(String::as_str).collect();
+        assert_eq!(order(&patterns, &format!("/{long}/x")), [3, 0]);
+        assert_eq!(order(&patterns, &format!("/a/{long}/b/c")), [1, 2]);
+        assert_eq!(order(&patterns, &format!("/a/{long}/bb")), []);
+        assert_eq!(order(&patterns, &format!("/{long}")), []);
+    }
+
+    #[test]
+    fn empty_segments_are_literal() {
+        let patterns = ["/:x/", "/:x/:y", "/:x", "/:x/b/", "/a/*"];
+        assert_eq!(order(&patterns, "/a/"), [0, 4]);
+        assert_eq!(order(&patterns, "/a/b"), [1, 4]);
+        assert_eq!(order(&patterns, "/a/b/"), [3, 4]);
+        assert_eq!(order(&patterns, "/"), []);
     }
 
     #[test]

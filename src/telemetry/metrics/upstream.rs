@@ -2,9 +2,74 @@
 
 use std::sync::Arc;
 
-use prometheus::{Histogram, IntCounter, IntGauge};
+use prometheus::{Histogram, HistogramVec, IntCounter, IntCounterVec, IntGauge, IntGaugeVec};
 
-use super::Metrics;
+use super::{Maker, Metrics};
+
+/// The metrics of all upstreams.
+#[derive(Debug)]
+pub(super) struct Families {
+    requests: IntCounterVec,
+    duration: HistogramVec,
+    retries: IntCounterVec,
+    ejections: IntCounterVec,
+    overloaded: IntCounterVec,
+    mirrored: IntCounterVec,
+    breaker: IntGaugeVec,
+    connections: IntGaugeVec,
+    queued: IntGaugeVec,
+    healthy: IntGaugeVec,
+}
+
+impl Families {
+    /// Makes and registers them.
+    pub fn new(make: &Maker<'_>) -> prometheus::Result<Self> {
+        Ok(Self {
+            requests: make.counters(
+                "upstream_requests_total",
+                "Tries at an endpoint.",
+                &["upstream", "endpoint", "outcome"],
+            )?,
+            duration: make.histograms(
+                "upstream_response_duration_seconds",
+                "From the begin of a try to its answer's header.",
+                &["upstream"],
+            )?,
+            retries: make.counters(
+                "upstream_retries_total",
+                "Tries after the first at one upstream.",
+                &["upstream"],
+            )?,
+            ejections: make.counters("upstream_ejections_total", "Endpoints ejected.", &["upstream"])?,
+            overloaded: make.counters(
+                "upstream_overloaded_total",
+                "Tries that found no place, and none in the queue.",
+                &["upstream"],
+            )?,
+            mirrored: make.counters(
+                "upstream_mirrored_total",
+                "Copies of requests, and how their answers compare.",
+                &["upstream", "outcome"],
+            )?,
+            breaker: make.gauges(
+                "upstream_breaker_state",
+                "The upstream's breaker: 0 closed, 1 open, 2 half-open.",
+                &["upstream"],
+            )?,
+            connections: make.gauges(
+                "upstream_connections",
+                "Connections to an upstream that serve a request.",
+                &["upstream", "state"],
+            )?,
+            queued: make.gauges("upstream_queued", "Requests that wait for a place.", &["upstream"])?,
+            healthy: make.gauges(
+                "upstream_endpoint_healthy",
+                "1 while an endpoint may be picked.",
+                &["upstream", "endpoint"],
+            )?,
+        })
+    }
+}
 
 /// How a try at an endpoint ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -93,20 +158,20 @@ impl UpstreamMetrics {
         Self {
             name: name.into(),
             key: metrics.hold(format!("upstream {name}")),
-            duration: metrics.upstream_duration.with_label_values(&[name]),
-            retries: metrics.upstream_retries.with_label_values(&[name]),
-            ejections: metrics.ejections.with_label_values(&[name]),
-            overloaded: metrics.overloaded.with_label_values(&[name]),
-            breaker: metrics.breaker_state.with_label_values(&[name]),
-            active: metrics.upstream_connections.with_label_values(&[name, "active"]),
-            queued: metrics.queued.with_label_values(&[name]),
+            duration: metrics.upstreams.duration.with_label_values(&[name]),
+            retries: metrics.upstreams.retries.with_label_values(&[name]),
+            ejections: metrics.upstreams.ejections.with_label_values(&[name]),
+            overloaded: metrics.upstreams.overloaded.with_label_values(&[name]),
+            breaker: metrics.upstreams.breaker.with_label_values(&[name]),
+            active: metrics.upstreams.connections.with_label_values(&[name, "active"]),
+            queued: metrics.upstreams.queued.with_label_values(&[name]),
             metrics: Arc::clone(metrics),
         }
     }
 
     /// Counts a copy of a request.
     pub fn copied(&self, outcome: Copied) {
-        self.metrics.mirrored.with_label_values(&[&*self.name, outcome.label()]).inc();
+        self.metrics.upstreams.mirrored.with_label_values(&[&*self.name, outcome.label()]).inc();
     }
 }
 
@@ -117,16 +182,16 @@ impl Drop for UpstreamMetrics {
         }
         let (name, metrics) = (&*self.name, &self.metrics);
         // A series that never began cannot end; both are fine.
-        let _ = metrics.upstream_duration.remove_label_values(&[name]);
-        for counters in [&metrics.upstream_retries, &metrics.ejections, &metrics.overloaded] {
+        let _ = metrics.upstreams.duration.remove_label_values(&[name]);
+        for counters in [&metrics.upstreams.retries, &metrics.upstreams.ejections, &metrics.upstreams.overloaded] {
             let _ = counters.remove_label_values(&[name]);
         }
-        for gauges in [&metrics.breaker_state, &metrics.queued] {
+        for gauges in [&metrics.upstreams.breaker, &metrics.upstreams.queued] {
             let _ = gauges.remove_label_values(&[name]);
         }
-        let _ = metrics.upstream_connections.remove_label_values(&[name, "active"]);
+        let _ = metrics.upstreams.connections.remove_label_values(&[name, "active"]);
         for (_, outcome) in Copied::ALL {
-            let _ = metrics.mirrored.remove_label_values(&[name, outcome]);
+            let _ = metrics.upstreams.mirrored.remove_label_values(&[name, outcome]);
         }
     }
 }
@@ -147,8 +212,8 @@ impl EndpointMetrics {
     #[must_use]
     pub fn new(metrics: &Arc<Metrics>, upstream: &str, endpoint: &str) -> Self {
         let outcomes =
-            OUTCOMES.map(|(_, outcome)| metrics.upstream_requests.with_label_values(&[upstream, endpoint, outcome]));
-        let healthy = metrics.endpoint_healthy.with_label_values(&[upstream, endpoint]);
+            OUTCOMES.map(|(_, outcome)| metrics.upstreams.requests.with_label_values(&[upstream, endpoint, outcome]));
+        let healthy = metrics.upstreams.healthy.with_label_values(&[upstream, endpoint]);
         healthy.set(1);
         let key = metrics.hold(format!("endpoint {upstream} {endpoint}"));
         Self {
@@ -184,8 +249,8 @@ impl Drop for EndpointMetrics {
             return;
         }
         for (_, outcome) in OUTCOMES {
-            let _ = self.metrics.upstream_requests.remove_label_values(&[&self.upstream, &self.endpoint, outcome]);
+            let _ = self.metrics.upstreams.requests.remove_label_values(&[&self.upstream, &self.endpoint, outcome]);
         }
-        let _ = self.metrics.endpoint_healthy.remove_label_values(&[&self.upstream, &self.endpoint]);
+        let _ = self.metrics.upstreams.healthy.remove_label_values(&[&self.upstream, &self.endpoint]);
     }
 }

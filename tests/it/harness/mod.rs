@@ -1,5 +1,6 @@
 //! Real parts for tests: the gateway's own binary, real servers behind it, clients before it.
 
+pub mod dns;
 pub mod gateway;
 pub mod load;
 pub mod nginx;

@@ -17,8 +17,12 @@ pub struct Nginx {
 
 impl Nginx {
     pub async fn start() -> Self {
+        Self::at(free_port()).await
+    }
+
+    /// The same at a port of its own.
+    pub async fn at(port: u16) -> Self {
         let folder = tempfile::tempdir().unwrap();
-        let port = free_port();
         for name in ["files", "stored", "temp"] {
             std::fs::create_dir(folder.path().join(name)).unwrap();
         }
@@ -56,6 +60,14 @@ impl Nginx {
         let nginx = Self { child, folder, port };
         eventually("nginx is ready", async || raw::get(port, "/", &[]).await.ok()).await;
         nginx
+    }
+
+    /// Kills all its processes without warning.
+    pub fn kill(self) {
+        let master = self.child.id();
+        let children = std::fs::read_to_string(format!("/proc/{master}/task/{master}/children")).unwrap();
+        let all = children.split_whitespace().map(str::to_owned).chain([master.to_string()]);
+        assert!(Command::new("kill").arg("-9").args(all).status().unwrap().success());
     }
 
     /// The file that `/files/NAME` and `/chunked/NAME` serve.

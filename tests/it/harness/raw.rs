@@ -119,3 +119,16 @@ async fn dechunk(stream: &mut TcpStream, mut raw: Vec<u8>) -> io::Result<Vec<u8>
 pub async fn get_owned(port: u16, path: String) -> io::Result<Answer> {
     get(port, &path, &[]).await
 }
+
+/// Sends bytes and reads one answer at the same time, as for an answer that comes before the
+/// request is sent whole.
+pub async fn exchange_both_ways(port: u16, request: Vec<u8>) -> io::Result<Answer> {
+    let stream = TcpStream::connect(("127.0.0.1", port)).await?.into_std()?;
+    let mut writer = TcpStream::from_std(stream.try_clone()?)?;
+    let mut reader = TcpStream::from_std(stream)?;
+    // A server that answered early may not read the rest.
+    let writing = tokio::spawn(async move { drop(writer.write_all(&request).await) });
+    let answer = read(&mut reader, false).await;
+    writing.abort();
+    answer
+}

@@ -1,0 +1,535 @@
+//! What happens when endpoints misbehave.
+
+use std::time::{Duration, Instant};
+
+use crate::harness::dns::{DnsServer, Mode, addresses, service};
+use crate::harness::load::{Load, Tally};
+use crate::harness::upstream::{Script, Scripted};
+use crate::harness::{Gateway, Nginx, Upstream, eventually, free_port, raw};
+
+/// One upstream `u` over these ports, and a route to it.
+fn configuration(ports: &[u16], upstream: &str, route: &str) -> String {
+    let endpoints: Vec<String> = ports.iter().map(|port| format!("\"127.0.0.1:{port}\"")).collect();
+    format!(
+        "upstreams: {{ u: {{ endpoints: [{}]{upstream} }} }}\nroutes: [{{ path: /*, to: u{route} }}]\n",
+        endpoints.join(", ")
+    )
+}
+
+async fn condition(gateway: &Gateway, port: u16) -> String {
+    let list = gateway.api("/v1/upstreams").await;
+    let endpoints = list[0]["endpoints"].as_array().unwrap().clone();
+    let address = format!("127.0.0.1:{port}");
+    let found = endpoints.iter().find(|one| one["address"] == address).map(|one| one["condition"].clone());
+    found.and_then(|condition| condition.as_str().map(str::to_owned)).unwrap_or_default()
+}
+
+async fn until(gateway: &Gateway, port: u16, expected: &str) {
+    eventually(expected, async || (condition(gateway, port).await == expected).then_some(())).await;
+}
+
+async fn wait_for(load: &Load, more: usize) {
+    let target = load.good() + more;
+    eventually("more requests", async || (load.good() >= target).then_some(())).await;
+}
+
+fn unharmed(mut tally: Tally) {
+    assert!(tally.bad.is_empty(), "{:?}", tally.bad);
+    let p99 = tally.p99();
+    println!("{} requests, p99 {p99:?}", tally.good);
+}
+
+#[tokio::test]
+async fn killing_one_of_three_fails_no_get() {
+    let servers = [Nginx::start().await, Nginx::start().await, Nginx::start().await];
+    let ports = servers.each_ref().map(|server| server.port);
+    let settings = ", eject: { consecutive_failures: 3, base: 1s }, health: { http: /healthz, every: 250ms, fall: 1, rise: 1 }";
+    let gateway = Gateway::start(&configuration(&ports, settings, "")).await;
+    let load = Load::start(gateway.port, 32, "/", Duration::from_millis(5));
+    let mut servers = servers.map(Some);
+    for round in 0..6 {
+        wait_for(&load, 500).await;
+        let index = round % 3;
+        let port = ports[index];
+        servers[index].take().unwrap().kill();
+        let begin = Instant::now();
+        eventually("it is out", async || (condition(&gateway, port).await != "healthy").then_some(())).await;
+        assert!(begin.elapsed() < Duration::from_secs(1), "out after {:?}", begin.elapsed());
+        wait_for(&load, 300).await;
+        servers[index] = Some(Nginx::at(port).await);
+        let begin = Instant::now();
+        until(&gateway, port, "healthy").await;
+        assert!(begin.elapsed() < Duration::from_secs(2), "back after {:?}", begin.elapsed());
+    }
+    unharmed(load.stop().await);
+}
+
+#[tokio::test]
+async fn a_killed_server_never_gets_a_post_twice() {
+    let (a, b) = (Scripted::start(Script::Reset).await, Upstream::named("b").await);
+    let gateway = Gateway::start(&configuration(&[a.port, b.port], "", "")).await;
+    let mut statuses = Vec::new();
+    for _ in 0..20 {
+        let post = b"POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 2\r\nConnection: close\r\n\r\nhi";
+        statuses.push(gateway.send(post).await.status);
+    }
+    assert_eq!(statuses.iter().filter(|status| **status == 200).count(), b.hits());
+    assert_eq!(statuses.iter().filter(|status| **status == 502).count(), a.hits());
+    assert_eq!(a.hits() + b.hits(), 20);
+}
+
+#[tokio::test]
+async fn a_silent_endpoint_costs_its_time_and_is_ejected() {
+    let silent = Scripted::start(Script::Silence).await;
+    let (b, c) = (Upstream::named("b").await, Upstream::named("c").await);
+    let gateway = Gateway::start(&configuration(
+        &[silent.port, b.port, c.port],
+        ", eject: { consecutive_failures: 3, base: 1s }",
+        ", retry: { on: [connect, reset, timeout], per_try: 200ms }",
+    ))
+    .await;
+    let load = Load::start(gateway.port, 16, "/", Duration::from_millis(5));
+    until(&gateway, silent.port, "ejected").await;
+    let before = silent.hits();
+    assert!(before <= 3 + 16, "at most what was under way: {before}");
+    wait_for(&load, 100).await;
+    // It comes back, is tried, and goes out again.
+    eventually("it is tried again", async || (silent.hits() > before).then_some(())).await;
+    until(&gateway, silent.port, "ejected").await;
+    let mut tally = load.stop().await;
+    assert!(tally.bad.is_empty(), "{:?}", tally.bad);
+    assert!(tally.times.iter().all(|time| *time < Duration::from_millis(600)), "{:?}", tally.times.iter().max());
+    assert!(tally.p99() < Duration::from_millis(300), "{:?}", tally.p99());
+}
+
+#[tokio::test]
+async fn an_endpoint_that_fails_half_the_time_is_ejected_and_recovers() {
+    let servers = [Upstream::named("a").await, Upstream::named("b").await, Upstream::named("c").await];
+    let ports = servers.each_ref().map(|server| server.port);
+    let settings = ", eject: { consecutive_failures: 1000, failure_ratio: 20%, base: 2s }";
+    let gateway = Gateway::start(&configuration(&ports, settings, "")).await;
+    servers[0].fail(50, 500);
+    let load = Load::start(gateway.port, 8, "/", Duration::from_millis(2));
+    until(&gateway, ports[0], "ejected").await;
+    assert_eq!(condition(&gateway, ports[1]).await, "healthy");
+    servers[0].answer(200);
+    until(&gateway, ports[0], "healthy").await;
+    let before = servers[0].hits();
+    wait_for(&load, 300).await;
+    assert!(servers[0].hits() > before + 50, "it gets its share again");
+    let tally = load.stop().await;
+    assert_eq!(tally.bad.keys().collect::<Vec<_>>(), ["status 500"]);
+    assert_eq!(gateway.metric("pointsman_upstream_ejections_total{upstream=\"u\"}").await, 1.0);
+}
+
+#[tokio::test]
+async fn a_gray_failure_stands_out_from_its_peers() {
+    let servers = [Upstream::named("a").await, Upstream::named("b").await, Upstream::named("c").await];
+    let ports = servers.each_ref().map(|server| server.port);
+    let settings = ", eject: { consecutive_failures: 1000, failure_ratio: 3%, base: 30s }";
+    let gateway = Gateway::start(&configuration(&ports, settings, "")).await;
+    servers[1].fail(5, 500);
+    let load = Load::start(gateway.port, 16, "/", Duration::from_millis(2));
+    until(&gateway, ports[1], "ejected").await;
+    drop(load.stop().await);
+    // Failing all alike, nobody stands out, and never may all be out.
+    servers.iter().for_each(|server| server.answer(500));
+    let load = Load::start(gateway.port, 16, "/", Duration::from_millis(2));
+    tokio::time::sleep(Duration::from_secs(3)).await;
+    drop(load.stop().await);
+    let out = futures_util::future::join_all(ports.map(|port| condition(&gateway, port))).await;
+    assert_eq!(out, ["healthy", "ejected", "healthy"]);
+}
+
+#[tokio::test]
+async fn at_most_the_given_share_is_ejected_never_the_last() {
+    let ports = [free_port(), free_port(), free_port(), free_port()];
+    let settings = ", eject: { consecutive_failures: 1, base: 60s, at_most: 50% }";
+    let gateway = Gateway::start(&configuration(&ports, settings, "")).await;
+    for _ in 0..20 {
+        assert_eq!(gateway.get("/").await.status, 502);
+    }
+    let out = futures_util::future::join_all(ports.map(|port| condition(&gateway, port))).await;
+    assert_eq!(out.iter().filter(|condition| *condition == "ejected").count(), 2, "{out:?}");
+    let alone = Gateway::start(&configuration(&ports[..1], settings, "")).await;
+    for _ in 0..3 {
+        assert_eq!(alone.get("/").await.reason(), "connect_failed");
+    }
+}
+
+#[tokio::test]
+async fn an_answer_that_breaks_off_is_never_spliced() {
+    let (broken, good) = (Scripted::start(Script::ResetMidAnswer).await, Upstream::named("good").await);
+    let retry = ", retry: { attempts: 3, on: [connect, reset, timeout, 5xx], methods: any, budget: 100% }";
+    let gateway = Gateway::start(&configuration(&[broken.port, good.port], "", retry)).await;
+    let (mut cut, mut whole) = (0, 0);
+    for _ in 0..20 {
+        match raw::get(gateway.port, "/", &[]).await {
+            Ok(answer) => {
+                assert_eq!(answer.json()["server"], "good");
+                whole += 1;
+            }
+            Err(error) => {
+                assert_eq!(error.kind(), std::io::ErrorKind::UnexpectedEof, "{error}");
+                cut += 1;
+            }
+        }
+    }
+    assert_eq!((cut, whole), (10, 10));
+    assert_eq!(good.hits(), 10);
+}
+
+#[tokio::test]
+async fn a_breaker_opens_probes_and_closes() {
+    let server = Upstream::named("a").await;
+    let settings = ", breaker: { consecutive_failures: 5, open: 500ms }";
+    let gateway = Gateway::start(&configuration(&[server.port], settings, "")).await;
+    server.answer(500);
+    for _ in 0..5 {
+        assert_eq!(gateway.get("/").await.status, 500);
+    }
+    let begin = Instant::now();
+    let answer = gateway.get("/").await;
+    assert_eq!((answer.status, answer.reason().as_str()), (503, "circuit_open"));
+    assert_eq!(answer.header("retry-after"), Some("1"));
+    assert_eq!(gateway.metric("pointsman_upstream_breaker_state{upstream=\"u\"}").await, 1.0);
+    assert_eq!(server.hits(), 5);
+    // A failed probe doubles the time.
+    eventually("a probe", async || (gateway.get("/").await.status == 500).then_some(())).await;
+    assert!(begin.elapsed() >= Duration::from_millis(490), "{:?}", begin.elapsed());
+    server.answer(200);
+    let begin = Instant::now();
+    eventually("it closes", async || (gateway.get("/").await.status == 200).then_some(())).await;
+    assert!(begin.elapsed() >= Duration::from_millis(900), "{:?}", begin.elapsed());
+    assert_eq!(gateway.metric("pointsman_upstream_breaker_state{upstream=\"u\"}").await, 0.0);
+    assert_eq!(gateway.get("/").await.status, 200);
+}
+
+#[tokio::test]
+async fn an_endpoint_with_an_open_breaker_is_passed_over() {
+    let (a, b) = (Upstream::named("a").await, Upstream::named("b").await);
+    let settings = ", breaker: { per: endpoint, consecutive_failures: 2, open: 60s }";
+    let gateway = Gateway::start(&configuration(&[a.port, b.port], settings, "")).await;
+    a.answer(500);
+    for _ in 0..20 {
+        gateway.get("/").await;
+    }
+    assert_eq!((a.hits(), b.hits()), (2, 18));
+    // A reload keeps what is known.
+    gateway.change(&configuration(&[a.port, b.port], settings, ", priority: 1"));
+    assert_eq!(gateway.get("/").await.status, 200);
+    gateway.change(&configuration(&[a.port, b.port], &format!("{settings}, slow_start: 1s"), ""));
+    for _ in 0..4 {
+        assert_eq!(gateway.get("/").await.status, 200);
+    }
+    assert_eq!(a.hits(), 2);
+}
+
+/// Offered load twice the capacity: what is accepted keeps its time, the rest is refused at once.
+#[tokio::test]
+async fn overload_is_refused_at_once_and_costs_no_goodput() {
+    let server = Upstream::named("a").await;
+    server.delay(Duration::from_millis(20));
+    server.limit(10);
+    // Ten at once for 20 ms each: 500 a second.
+    let limits = ", limits: { requests: 10, queue: 10, queue_timeout: 500ms }";
+    let gateway = Gateway::start(&configuration(&[server.port], limits, "")).await;
+    let alone = Load::start(gateway.port, 10, "/", Duration::ZERO);
+    tokio::time::sleep(Duration::from_secs(3)).await;
+    let capacity = alone.stop().await.good as f64 / 3.0;
+    // A thousand a second offered, each by a client of its own that does not wait for others.
+    let begin = Instant::now();
+    let mut requests = Vec::new();
+    let mut tick = tokio::time::interval(Duration::from_micros(1_000_000 / (2 * capacity as u64)));
+    while begin.elapsed() < Duration::from_secs(5) {
+        tick.tick().await;
+        let port = gateway.port;
+        requests.push(tokio::spawn(async move {
+            let begin = Instant::now();
+            let answer = raw::get(port, "/", &[]).await.unwrap();
+            let reason = if answer.status == 200 { String::new() } else { answer.reason() };
+            (answer.status, reason, begin.elapsed())
+        }));
+    }
+    let offered = requests.len() as f64 / 5.0;
+    let (mut good, mut refused) = (Vec::new(), Vec::new());
+    for request in requests {
+        let (status, reason, took) = request.await.unwrap();
+        if status == 200 {
+            good.push(took);
+        } else {
+            assert_eq!((status, reason.as_str()), (503, "overloaded"));
+            refused.push(took);
+        }
+    }
+    good.sort_unstable();
+    refused.sort_unstable();
+    let goodput = good.len() as f64 / 5.0;
+    let p99 = good[good.len() * 99 / 100];
+    println!("capacity {capacity}/s, offered {offered}/s, goodput {goodput}/s, p99 {p99:?}, refused after {:?}", refused[refused.len() / 2]);
+    assert!(offered > 1.8 * capacity, "offered {offered} of a capacity of {capacity}");
+    assert!(goodput >= 0.9 * capacity, "goodput {goodput} of a capacity of {capacity}");
+    assert!(p99 < Duration::from_millis(300), "{p99:?}");
+    assert!(refused[refused.len() / 2] < Duration::from_millis(100), "{:?}", refused[refused.len() / 2]);
+    assert!(server.most() <= 10, "{} at once", server.most());
+    eventually("all places are given back", async || {
+        let list = gateway.api("/v1/upstreams").await;
+        (list[0]["in_use"] == 0 && list[0]["waiting"] == 0).then_some(())
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn places_come_back_from_a_server_that_hangs() {
+    let silent = Scripted::start(Script::Silence).await;
+    let settings = ", limits: { requests: 4 }, timeout: { response: 300ms }";
+    let gateway = Gateway::start(&configuration(&[silent.port], settings, "")).await;
+    for _ in 0..3 {
+        let all = (0..8).map(|_| raw::get(gateway.port, "/", &[]));
+        let answers = futures_util::future::join_all(all).await;
+        let mut statuses: Vec<_> = answers.into_iter().map(|answer| answer.unwrap().status).collect();
+        statuses.sort_unstable();
+        assert_eq!(statuses, [503, 503, 503, 503, 504, 504, 504, 504]);
+    }
+}
+
+#[tokio::test]
+async fn a_slow_endpoint_gets_little() {
+    for balance in ["ewma", "least_request"] {
+        let servers = [Upstream::named("a").await, Upstream::named("b").await, Upstream::named("c").await];
+        let ports = servers.each_ref().map(|server| server.port);
+        servers.iter().for_each(|server| server.delay(Duration::from_millis(5)));
+        servers[0].delay(Duration::from_millis(500));
+        let gateway = Gateway::start(&configuration(&ports, &format!(", balance: {balance}"), "")).await;
+        let load = Load::start(gateway.port, 12, "/", Duration::ZERO);
+        wait_for(&load, 200).await;
+        let before = servers.each_ref().map(Upstream::hits);
+        tokio::time::sleep(Duration::from_secs(3)).await;
+        let after = servers.each_ref().map(Upstream::hits);
+        let share = (after[0] - before[0]) as f64 / (0..3).map(|at| after[at] - before[at]).sum::<usize>() as f64;
+        assert!(share < 0.2 / 3.0, "{balance}: {share}");
+        unharmed(load.stop().await);
+    }
+}
+
+#[tokio::test]
+async fn drain_keeps_sticky_clients_and_takes_no_new_ones() {
+    let (a, b) = (Upstream::named("a").await, Upstream::named("b").await);
+    let settings = ", sticky: { cookie: sid }, slow_start: 1s";
+    let gateway = Gateway::start(&configuration(&[a.port, b.port], settings, "")).await;
+    let answer = gateway.get("/").await;
+    let home = answer.json()["server"].clone();
+    let cookie = answer.header("set-cookie").unwrap().to_owned();
+    assert!(cookie.starts_with("sid=") && cookie.ends_with("; Path=/; HttpOnly; SameSite=Lax"), "{cookie}");
+    let cookie = format!("Cookie: x=1; {}", cookie.split(';').next().unwrap());
+    let port = if home == "a" { a.port } else { b.port };
+    let stays = async || {
+        for _ in 0..6 {
+            let answer = gateway.get_with("/", &[&cookie]).await;
+            assert_eq!((&answer.json()["server"], answer.header("set-cookie")), (&home, None));
+        }
+    };
+    stays().await;
+    let endpoint = format!("127.0.0.1:{port}");
+    assert!(gateway.command(&["upstreams", "drain", "u", &endpoint, "--wait"]).status.success());
+    until(&gateway, port, "draining").await;
+    stays().await;
+    for _ in 0..10 {
+        assert_ne!(gateway.get("/").await.json()["server"], home);
+    }
+    // It survives a reload, also one that changes the upstream.
+    gateway.change(&configuration(&[a.port, b.port], ", sticky: { cookie: sid }, slow_start: 2s", ""));
+    stays().await;
+    assert_eq!(condition(&gateway, port).await, "draining");
+    assert!(gateway.command(&["upstreams", "maintenance", "u", &endpoint]).status.success());
+    let moved = gateway.get_with("/", &[&cookie]).await;
+    assert!(moved.json()["server"] != home && moved.header("set-cookie").is_some());
+    assert!(gateway.command(&["upstreams", "ready", "u", &endpoint]).status.success());
+    stays().await;
+    let unknown = gateway.command(&["upstreams", "drain", "u", "127.0.0.1:1"]);
+    assert_eq!(unknown.status.code(), Some(4), "{}", String::from_utf8_lossy(&unknown.stderr));
+    let listed = gateway.command(&["upstreams"]);
+    assert!(String::from_utf8_lossy(&listed.stdout).contains(&endpoint));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn drain_waits_for_what_runs() {
+    let server = Upstream::named("a").await;
+    server.delay(Duration::from_millis(800));
+    let gateway = Gateway::start(&configuration(&[server.port, free_port()], "", "")).await;
+    let running = tokio::spawn(raw::get_owned(gateway.port, "/".to_owned()));
+    eventually("the request is there", async || (server.most() == 1).then_some(())).await;
+    let begin = Instant::now();
+    let endpoint = format!("127.0.0.1:{}", server.port);
+    let output = tokio::task::block_in_place(|| gateway.command(&["upstreams", "drain", "u", &endpoint, "--wait"]));
+    assert!(output.status.success());
+    assert!(begin.elapsed() > Duration::from_millis(400), "{:?}", begin.elapsed());
+    assert_eq!(running.await.unwrap().unwrap().status, 200);
+}
+
+#[tokio::test]
+async fn tiers_spill_over_in_proportion() {
+    let servers = [Upstream::named("a").await, Upstream::named("b").await, Upstream::named("far").await];
+    let [a, b, far] = servers.each_ref().map(|server| server.port);
+    let gateway = Gateway::start(&format!(
+        "upstreams: {{ u: {{ endpoints: [\"127.0.0.1:{a}\", \"127.0.0.1:{b}\", {{ address: \"127.0.0.1:{far}\", tier: 1 }}], health: {{ http: /, every: 200ms, fall: 1 }} }} }}\nroutes: [{{ path: /*, to: u }}]\n"
+    ))
+    .await;
+    until(&gateway, a, "healthy").await;
+    until(&gateway, far, "healthy").await;
+    let share = async || {
+        let (mut at_far, mut good) = (0, 0);
+        for _ in 0..400 {
+            let answer = gateway.get("/").await;
+            good += usize::from(answer.status == 200);
+            at_far += usize::from(answer.status == 200 && answer.json()["server"] == "far");
+        }
+        assert_eq!(good, 400);
+        at_far
+    };
+    assert_eq!(share().await, 0);
+    // Half the tier times 1.4 is 70 %; of 400 draws four standard deviations are 37.
+    servers[0].answer(500);
+    until(&gateway, a, "unhealthy").await;
+    let at_far = share().await;
+    assert!(at_far.abs_diff(120) < 37, "{at_far}");
+    servers[1].answer(500);
+    until(&gateway, b, "unhealthy").await;
+    assert_eq!(share().await, 400);
+}
+
+#[tokio::test]
+async fn below_the_threshold_everything_is_used() {
+    let servers = [Upstream::named("a").await, Upstream::named("b").await];
+    let ports = servers.each_ref().map(|server| server.port);
+    let settings = ", panic_threshold: 60%, health: { http: /healthz, every: 200ms, fall: 1, status: [204] }";
+    let gateway = Gateway::start(&configuration(&ports, settings, "")).await;
+    until(&gateway, ports[0], "unhealthy").await;
+    until(&gateway, ports[1], "unhealthy").await;
+    for _ in 0..10 {
+        assert_eq!(gateway.get("/").await.status, 200);
+    }
+    assert_eq!(gateway.api("/v1/upstreams").await[0]["panic"], true);
+}
+
+#[tokio::test]
+async fn checks_look_at_statuses_headers_and_bodies() {
+    let server = Upstream::named("a").await;
+    for (check, expected) in [
+        ("http: /x, body: '\"x-probe\":\"yes\"', headers: { x-probe: \"yes\" }", "healthy"),
+        ("http: /x, body: '\"x-probe\":\"no\"', headers: { x-probe: \"yes\" }", "unhealthy"),
+        ("http: /x, status: [200]", "healthy"),
+        ("http: /x, status: [204]", "unhealthy"),
+        ("grpc: \"\"", "unhealthy"),
+    ] {
+        let settings = format!(", health: {{ {check}, every: 200ms }}");
+        let gateway = Gateway::start(&configuration(&[server.port], &settings, "")).await;
+        until(&gateway, server.port, expected).await;
+    }
+}
+
+/// DNS gone, or answering nonsense: serving goes on with the last good answer.
+#[tokio::test]
+async fn the_last_good_answer_of_dns_stays_in_use() {
+    let dns = DnsServer::start().await;
+    let port = free_port();
+    let a = Upstream::on(format!("127.0.0.1:{port}").parse().unwrap(), "a").await;
+    let b = Upstream::on(format!("127.0.0.2:{port}").parse().unwrap(), "b").await;
+    dns.set("users.internal", 0, addresses(["127.0.0.1"]));
+    let gateway = Gateway::start(&format!(
+        "resolver: \"{}\"\nupstreams: {{ u: {{ dns: \"users.internal:{port}\" }} }}\nroutes: [{{ path: /*, to: u }}]\n",
+        dns.addr
+    ))
+    .await;
+    let load = Load::start(gateway.port, 4, "/", Duration::from_millis(5));
+    wait_for(&load, 50).await;
+    // A time to live of 0 counts as a second.
+    dns.set("users.internal", 0, addresses(["127.0.0.1", "127.0.0.2"]));
+    eventually("the new address is used", async || (b.hits() > 0).then_some(())).await;
+    for mode in [Mode::ServFail, Mode::NxDomain, Mode::Empty, Mode::Garbage, Mode::Silent] {
+        dns.fail(mode);
+        let queries = dns.queries();
+        eventually("it is asked", async || (dns.queries() > queries).then_some(())).await;
+        wait_for(&load, 50).await;
+    }
+    drop(dns);
+    wait_for(&load, 200).await;
+    assert!(a.hits() > 100 && b.hits() > 100);
+    unharmed(load.stop().await);
+}
+
+#[tokio::test]
+async fn srv_records_give_ports_weights_and_tiers() {
+    let dns = DnsServer::start().await;
+    let servers = [Upstream::named("a").await, Upstream::named("b").await, Upstream::named("spare").await];
+    let [a, b, spare] = servers.each_ref().map(|server| server.port);
+    dns.set("one.internal", 60, addresses(["127.0.0.1"]));
+    let records = [
+        service(10, 3, a, "one.internal."),
+        service(10, 1, b, "one.internal."),
+        service(20, 1, spare, "one.internal."),
+    ];
+    dns.set("_http._tcp.users.internal", 1, records);
+    let gateway = Gateway::start(&format!(
+        "resolver: \"{}\"\nupstreams: {{ u: {{ srv: _http._tcp.users.internal }} }}\nroutes: [{{ path: /*, to: u }}]\n",
+        dns.addr
+    ))
+    .await;
+    for _ in 0..40 {
+        assert_eq!(gateway.get("/").await.status, 200);
+    }
+    assert_eq!(servers.each_ref().map(Upstream::hits), [30, 10, 0]);
+    dns.set("_http._tcp.users.internal", 1, [service(20, 1, spare, "one.internal.")]);
+    eventually("the change is followed", async || {
+        (gateway.get("/").await.json()["server"] == "spare").then_some(())
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn an_endpoint_file_is_followed_and_a_bad_one_refused() {
+    let (a, b) = (Upstream::named("a").await, Upstream::named("b").await);
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("endpoints.txt");
+    std::fs::write(&file, format!("127.0.0.1:{}\n", a.port)).unwrap();
+    let gateway = Gateway::start(&format!(
+        "upstreams: {{ u: {{ endpoints_file: {} }} }}\nroutes: [{{ path: /*, to: u }}]\n",
+        file.display()
+    ))
+    .await;
+    assert_eq!(gateway.get("/").await.json()["server"], "a");
+    std::fs::write(&file, format!("# moved\n127.0.0.1:{} 2\n", b.port)).unwrap();
+    eventually("the change is followed", async || (gateway.get("/").await.json()["server"] == "b").then_some(()))
+        .await;
+    std::fs::write(&file, "127.0.0.1").unwrap();
+    tokio::time::sleep(Duration::from_millis(1_200)).await;
+    assert_eq!(gateway.get("/").await.json()["server"], "b");
+    let log = std::fs::read_to_string(gateway.path("stderr.log")).unwrap();
+    assert!(log.contains("line 1: the endpoint `127.0.0.1` has no port"), "{log}");
+}
+
+#[tokio::test]
+async fn equal_keys_go_to_equal_endpoints() {
+    let servers = [Upstream::named("a").await, Upstream::named("b").await, Upstream::named("c").await];
+    let ports = servers.each_ref().map(|server| server.port);
+    for balance in ["ring_hash", "maglev"] {
+        let settings = format!(", balance: {{ {balance}: {{ on: {{ query: user }} }} }}");
+        let gateway = Gateway::start(&configuration(&ports, &settings, "")).await;
+        let home = async |user: usize| gateway.get(&format!("/?user={user}")).await.json()["server"].to_string();
+        let mut homes = Vec::new();
+        for user in 0..60 {
+            homes.push(home(user).await);
+        }
+        assert!(["a", "b", "c"].iter().all(|name| homes.contains(&format!("\"{name}\""))), "{homes:?}");
+        let endpoint = format!("127.0.0.1:{}", ports[0]);
+        gateway.command(&["upstreams", "maintenance", "u", &endpoint]);
+        for (user, home_before) in homes.iter().enumerate() {
+            let now = home(user).await;
+            assert!(now != "\"a\"" && (home_before == "\"a\"" || *home_before == now), "{balance} {user}");
+        }
+        gateway.command(&["upstreams", "ready", "u", &endpoint]);
+        for (user, home_before) in homes.iter().enumerate() {
+            assert_eq!(home(user).await, *home_before, "{balance} {user}");
+        }
+    }
+}
