@@ -9,7 +9,7 @@ use std::hint::black_box;
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 
 use divan::Bencher;
-use divan::counter::ItemsCount;
+
 use pointsman::upstream::balancer::{Balancer, Kind, Members, PeakEwma, Seat};
 
 const SIZES: [usize; 3] = [3, 100, 10_000];
@@ -39,7 +39,8 @@ struct Endpoint {
     latency: PeakEwma,
 }
 
-struct Endpoints(Vec<Endpoint>);
+/// Endpoints, and the sum of their requests in flight.
+struct Endpoints(Vec<Endpoint>, AtomicU32);
 
 impl Endpoints {
     fn new(count: usize, random: &mut fastrand::Rng) -> Self {
@@ -48,7 +49,9 @@ impl Endpoints {
             latency.observe(NOW - random.u64(..NOW), 1e6 + 1e6 * random.f64());
             Endpoint { eligible: AtomicBool::new(true), in_flight: AtomicU32::new(random.u32(..4)), latency }
         };
-        Self((0..count).map(endpoint).collect())
+        let endpoints: Vec<_> = (0..count).map(endpoint).collect();
+        let load = endpoints.iter().map(|endpoint| endpoint.in_flight.load(Ordering::Relaxed)).sum();
+        Self(endpoints, AtomicU32::new(load))
     }
 }
 
@@ -63,6 +66,10 @@ impl Members for Endpoints {
 
     fn ramp(&self, _: u32) -> f32 {
         1.0
+    }
+
+    fn load(&self) -> Option<u32> {
+        Some(self.1.load(Ordering::Relaxed))
     }
 
     fn latency(&self, member: u32) -> f64 {
@@ -83,7 +90,8 @@ fn cases() -> impl Iterator<Item = Case> {
     KINDS.into_iter().flat_map(|kind| SIZES.map(|size| Case { kind, size }))
 }
 
-#[divan::bench(args = cases())]
+/// One pick, with one after another of many keys.
+#[divan::bench(args = cases(), sample_size = KEYS as u32)]
 fn pick(bencher: Bencher, case: &Case) {
     let Case { kind, size } = *case;
     let mut random = fastrand::Rng::with_seed(1);
@@ -92,10 +100,10 @@ fn pick(bencher: Bencher, case: &Case) {
     let members = Endpoints::new(size, &mut random);
     let keys: Vec<String> =
         (0..KEYS).map(|_| format!("10.{}.{}.{}", random.u8(..), random.u8(..), random.u8(..))).collect();
-    bencher.counter(ItemsCount::new(KEYS)).bench_local(|| {
-        for key in &keys {
-            black_box(balancer.pick(&members, black_box(key.as_bytes()), &mut || random.u64(..)));
-        }
+    let mut at = 0;
+    bencher.bench_local(|| {
+        at = (at + 1) % KEYS;
+        black_box(balancer.pick(&members, black_box(keys[at].as_bytes()), &mut || random.u64(..)))
     });
 }
 

@@ -36,8 +36,6 @@ pub struct Course {
     /// Tries in all.
     pub total: u32,
     stale: u32,
-    /// Whether the client wants the first target only.
-    pub first_only: bool,
     /// How the last try failed.
     pub failure: Option<Failure>,
     /// The endpoint just tried.
@@ -55,6 +53,8 @@ pub struct Failed<'a> {
     pub method: &'a Method,
     /// Whether all that was sent can be sent again, and nothing of an answer was passed on.
     pub repeatable: bool,
+    /// Whether the client wants the first target only.
+    pub first_only: bool,
     /// How long the server asked to wait.
     pub retry_after: Option<Duration>,
 }
@@ -62,9 +62,9 @@ pub struct Failed<'a> {
 impl Course {
     /// A request at its first target.
     #[must_use]
-    pub fn new(plan: Plan<Leg>, first_only: bool) -> Self {
+    pub fn new(plan: Plan<Leg>) -> Self {
         let pause = Duration::ZERO;
-        Self { plan, at: 0, tries: 0, total: 0, stale: 0, first_only, failure: None, avoid: None, pause }
+        Self { plan, at: 0, tries: 0, total: 0, stale: 0, failure: None, avoid: None, pause }
     }
 
     /// The present target.
@@ -132,7 +132,7 @@ impl Course {
     fn may_go_on(&self, failed: &Failed<'_>) -> Option<bool> {
         let onward = self.step()?.onward.as_ref()?;
         let harmless = !failed.failure.reached_server() || onward.methods.include(failed.method);
-        let leads = harmless && !self.first_only && onward.on.include(failed.failure);
+        let leads = harmless && !failed.first_only && onward.on.include(failed.failure);
         leads.then(|| self.following().is_some())
     }
 

@@ -23,7 +23,7 @@ use super::client::identify;
 use super::course::Course;
 use super::ctx::{Ctx, Routed};
 use super::fail::Reason;
-use super::headers::{NO_FALLBACK, REQUEST_ID};
+use super::headers::REQUEST_ID;
 
 /// The longest silence of a client that sends a body or reads an answer.
 const CLIENT_SILENCE: Duration = Duration::from_secs(60);
@@ -88,7 +88,7 @@ pub fn route(session: &mut Session, ctx: &mut Ctx) -> Result<()> {
         Action::Forward(forward) => {
             forward.retry.budget.deposit();
             let plan = forward.target.plan(|key| hash(key.of(&request).as_slice()));
-            course = Some(Course::new(plan, header.headers.contains_key(NO_FALLBACK)));
+            course = Some(Course::new(plan));
         }
         Action::Redirect { to, .. } => {
             let mut text = String::new();

@@ -61,7 +61,8 @@ async fn begin(session: &Session, ctx: &Ctx, now: Instant) -> Option<Result<Try,
         let value = cookies(&session.req_header().headers, name).next()?;
         u64::from_str_radix(std::str::from_utf8(value).ok()?, 16).ok()
     });
-    let ask = Ask { key: key.as_ref().map_or(&[], |key| key.as_slice()), avoid: course.avoid, token, now };
+    let key = key.as_ref().map_or(&[][..], |key| key.as_slice());
+    let ask = Ask { key, avoid: course.avoid, token, ..Ask::new(now) };
     Some(upstream.begin(ask, course.is_again()).await)
 }
 
@@ -159,11 +160,14 @@ fn for_upgrade(peer: &mut HttpPeer, timeouts: &Timeouts) {
 pub fn decide(session: &Session, ctx: &mut Ctx, failure: Failure, retry_after: Option<Duration>) -> Next {
     let begun = session.response_written().is_some_and(|answer| !answer.status.is_informational());
     let repeatable = !begun && !session.as_ref().retry_buffer_truncated();
-    let failed = Failed { failure, method: &session.req_header().method, repeatable, retry_after };
     let Some(routed) = &mut ctx.routed else { return Next::Stop };
     let (Action::Forward(forward), Some(course)) = (&routed.route.action, &mut routed.course) else {
         return Next::Stop;
     };
+    let header = session.req_header();
+    let first_only =
+        course.step().is_some_and(|step| step.onward.is_some()) && header.headers.contains_key(NO_FALLBACK);
+    let failed = Failed { failure, method: &header.method, repeatable, first_only, retry_after };
     let now = Instant::now();
     let has_other = course.step().is_some_and(|step| step.leaf.upstream.has_other(course.avoid, now));
     let next = course.after(&failed, &forward.retry, has_other, now);

@@ -46,7 +46,20 @@ pub(super) struct Rules {
     pub breaker: Option<breaker::Policy>,
 }
 
+impl Ask<'_> {
+    /// A request with nothing to heed.
+    #[must_use]
+    pub fn new(now: Instant) -> Self {
+        Self { key: &[], avoid: None, token: None, load: 0, now }
+    }
+}
+
 impl Rules {
+    /// Whether the load of the whole upstream matters to a pick.
+    pub fn is_bounded(&self) -> bool {
+        matches!(self.kind, Kind::RingHash { bound: Some(_) } | Kind::Maglev { bound: Some(_) })
+    }
+
     /// Whether equal keys go to equal endpoints.
     fn hashes(&self) -> bool {
         matches!(self.kind, Kind::RingHash { .. } | Kind::Maglev { .. })
@@ -79,6 +92,8 @@ pub struct Ask<'a> {
     pub avoid: Option<SocketAddr>,
     /// What the client's cookie names.
     pub token: Option<u64>,
+    /// Requests at the whole upstream, for balancers with bounded load.
+    pub load: u32,
     /// The present.
     pub now: Instant,
 }
@@ -155,7 +170,7 @@ impl Members {
 
     /// Whether a try could go somewhere else than to `avoid`.
     pub fn has_other(&self, avoid: Option<SocketAddr>, rules: &Rules, now: Instant) -> bool {
-        let ask = Ask { key: &[], avoid, token: None, now };
+        let ask = Ask { avoid, ..Ask::new(now) };
         self.tiers.iter().any(|tier| {
             let view = View { list: &self.list, ask: &ask, rules, panic: tier.panic };
             (0..)
@@ -237,6 +252,10 @@ impl balancer::Members for View<'_> {
 
     fn ramp(&self, member: u32) -> f32 {
         self.endpoint(member).ramp(self.ask.now, self.rules.slow_start)
+    }
+
+    fn load(&self) -> Option<u32> {
+        Some(self.ask.load)
     }
 
     fn latency(&self, member: u32) -> f64 {

@@ -151,8 +151,7 @@ impl Draft {
 impl Mirror {
     async fn ask(&self, request: RequestHeader, body: Bytes) -> Result<Seen, ()> {
         let now = Instant::now();
-        let ask = Ask { key: &[], avoid: None, token: None, now };
-        let mut begun: Try = self.upstream.begin(ask, false).await.map_err(drop)?;
+        let mut begun: Try = self.upstream.begin(Ask::new(now), false).await.map_err(drop)?;
         let peer = begun.peer().clone();
         let asked = self.exchange(&peer, request, body, now).await;
         begun.ended(match &asked {

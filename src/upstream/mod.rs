@@ -169,6 +169,8 @@ struct Shared {
     breaker: Breaker,
     gradient: Option<Gradient>,
     retries: AtomicU32,
+    /// Tries under way; counted for balancers with bounded load only.
+    load: AtomicU32,
 }
 
 /// How an upstream stands at a moment.
@@ -449,6 +451,7 @@ impl Shared {
                     breaker: Breaker::new(now),
                     gradient: adaptive.map(|policy| Gradient::new(policy, now)),
                     retries: AtomicU32::new(0),
+                    load: AtomicU32::new(0),
                 })
             }
         }

@@ -1,6 +1,7 @@
 //! One try at an endpoint: the places and permits that it holds, and what its end tells.
 
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
 use http::HeaderValue;
@@ -26,6 +27,7 @@ pub struct Try {
     /// The cookie that makes the client stick, unless it has it.
     cookie: Option<HeaderValue>,
     told: bool,
+    _counted: Option<Counted>,
     _admission: Option<Admission>,
     _again: Option<Again>,
 }
@@ -42,7 +44,23 @@ struct Again(Arc<Upstream>);
 
 impl Drop for Again {
     fn drop(&mut self) {
-        self.0.shared.retries.fetch_sub(1, std::sync::atomic::Ordering::Relaxed);
+        self.0.shared.retries.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
+/// A try that counts towards the upstream's load; counted out when dropped.
+struct Counted(Arc<Upstream>);
+
+impl Counted {
+    fn new(upstream: &Arc<Upstream>) -> Self {
+        upstream.shared.load.fetch_add(1, Ordering::Relaxed);
+        Self(Arc::clone(upstream))
+    }
+}
+
+impl Drop for Counted {
+    fn drop(&mut self) {
+        self.0.shared.load.fetch_sub(1, Ordering::Relaxed);
     }
 }
 
@@ -88,7 +106,7 @@ impl Upstream {
 
     fn again(self: &Arc<Self>) -> Result<Option<Again>, PickError> {
         let Some(limit) = self.policies.retries else { return Ok(None) };
-        let before = self.shared.retries.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
+        let before = self.shared.retries.fetch_add(1, Ordering::Relaxed);
         let again = Again(Arc::clone(self));
         if before < limit { Ok(Some(again)) } else { Err(PickError::Overloaded) }
     }
@@ -115,6 +133,9 @@ impl Upstream {
 
     fn pick(self: &Arc<Self>, mut ask: Ask<'_>) -> Result<Try, PickError> {
         let members = self.members.load();
+        if self.policies.rules.is_bounded() {
+            ask.load = self.shared.load.load(Ordering::Relaxed);
+        }
         for _ in 0..PICKS {
             let Some(member) = members.pick(&ask, &self.policies.rules) else { break };
             let pass = match &self.policies.rules.breaker {
@@ -149,6 +170,7 @@ impl Upstream {
 
     fn start(self: &Arc<Self>, member: &Member, pass: Option<Pass>, ask: &Ask<'_>) -> Try {
         member.endpoint.enter();
+        let counted = self.policies.rules.is_bounded().then(|| Counted::new(self));
         let known = ask.token == Some(member.token);
         Try {
             upstream: Arc::clone(self),
@@ -159,6 +181,7 @@ impl Upstream {
             passes: Passes { upstream: None, endpoint: pass },
             cookie: member.cookie.clone().filter(|_| !known),
             told: false,
+            _counted: counted,
             _admission: None,
             _again: None,
         }

@@ -43,7 +43,8 @@ fn unharmed(mut tally: Tally) {
 async fn killing_one_of_three_fails_no_get() {
     let servers = [Nginx::start().await, Nginx::start().await, Nginx::start().await];
     let ports = servers.each_ref().map(|server| server.port);
-    let settings = ", eject: { consecutive_failures: 3, base: 1s }, health: { http: /healthz, every: 250ms, fall: 1, rise: 1 }";
+    let settings =
+        ", eject: { consecutive_failures: 3, base: 1s }, health: { http: /healthz, every: 250ms, fall: 1, rise: 1 }";
     let gateway = Gateway::start(&configuration(&ports, settings, "")).await;
     let load = Load::start(gateway.port, 32, "/", Duration::from_millis(5));
     let mut servers = servers.map(Some);
@@ -266,7 +267,10 @@ async fn overload_is_refused_at_once_and_costs_no_goodput() {
     refused.sort_unstable();
     let goodput = good.len() as f64 / 5.0;
     let p99 = good[good.len() * 99 / 100];
-    println!("capacity {capacity}/s, offered {offered}/s, goodput {goodput}/s, p99 {p99:?}, refused after {:?}", refused[refused.len() / 2]);
+    println!(
+        "capacity {capacity}/s, offered {offered}/s, goodput {goodput}/s, p99 {p99:?}, refused after {:?}",
+        refused[refused.len() / 2]
+    );
     assert!(offered > 1.8 * capacity, "offered {offered} of a capacity of {capacity}");
     assert!(goodput >= 0.9 * capacity, "goodput {goodput} of a capacity of {capacity}");
     assert!(p99 < Duration::from_millis(300), "{p99:?}");
@@ -480,10 +484,8 @@ async fn srv_records_give_ports_weights_and_tiers() {
     }
     assert_eq!(servers.each_ref().map(Upstream::hits), [30, 10, 0]);
     dns.set("_http._tcp.users.internal", 1, [service(20, 1, spare, "one.internal.")]);
-    eventually("the change is followed", async || {
-        (gateway.get("/").await.json()["server"] == "spare").then_some(())
-    })
-    .await;
+    eventually("the change is followed", async || (gateway.get("/").await.json()["server"] == "spare").then_some(()))
+        .await;
 }
 
 #[tokio::test]
@@ -499,8 +501,7 @@ async fn an_endpoint_file_is_followed_and_a_bad_one_refused() {
     .await;
     assert_eq!(gateway.get("/").await.json()["server"], "a");
     std::fs::write(&file, format!("# moved\n127.0.0.1:{} 2\n", b.port)).unwrap();
-    eventually("the change is followed", async || (gateway.get("/").await.json()["server"] == "b").then_some(()))
-        .await;
+    eventually("the change is followed", async || (gateway.get("/").await.json()["server"] == "b").then_some(())).await;
     std::fs::write(&file, "127.0.0.1").unwrap();
     tokio::time::sleep(Duration::from_millis(1_200)).await;
     assert_eq!(gateway.get("/").await.json()["server"], "b");

@@ -255,8 +255,11 @@ async fn streaming() -> u16 {
 /// All backends answer 503 at some 2 000 requests a second for ten seconds.
 #[tokio::test]
 async fn a_retry_storm_stays_within_the_budget() {
-    let backends =
-        [Scripted::start(Script::Answer(503)).await, Scripted::start(Script::Answer(503)).await, Scripted::start(Script::Answer(503)).await];
+    let backends = [
+        Scripted::start(Script::Answer(503)).await,
+        Scripted::start(Script::Answer(503)).await,
+        Scripted::start(Script::Answer(503)).await,
+    ];
     let endpoints: Vec<String> = backends.iter().map(|one| format!("\"127.0.0.1:{}\"", one.port)).collect();
     let gateway = Gateway::start(&format!(
         "upstreams: {{ u: {{ endpoints: [{}] }} }}\nroutes: [{{ path: /*, retry: {{ attempts: 3, on: 5xx }}, to: u }}]\n",

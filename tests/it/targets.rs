@@ -90,7 +90,10 @@ async fn fallback_goes_on_for_what_it_names_only() {
         assert_eq!(answer.header("x-backend-source"), Some(&*format!("http://127.0.0.1:{source}")), "{status}");
         assert_eq!(json["headers"]["x-no-fallback"], "1");
     }
-    let names = format!("from=\"http://127.0.0.1:{}\",reason=\"5xx\",route=\"f\",to=\"http://127.0.0.1:{}\"", first.port, second.port);
+    let names = format!(
+        "from=\"http://127.0.0.1:{}\",reason=\"5xx\",route=\"f\",to=\"http://127.0.0.1:{}\"",
+        first.port, second.port
+    );
     assert_eq!(gateway.metric(&format!("pointsman_upstream_fallbacks_total{{{names}}}")).await, 4.0);
 }
 

@@ -258,8 +258,8 @@ mod tests {
         let patterns: Vec<&str> = patterns.iter().map(String::as_str).collect();
         assert_eq!(order(&patterns, &format!("/{long}/x")), [3, 0]);
         assert_eq!(order(&patterns, &format!("/a/{long}/b/c")), [1, 2]);
-        assert_eq!(order(&patterns, &format!("/a/{long}/bb")), []);
-        assert_eq!(order(&patterns, &format!("/{long}")), []);
+        assert!(order(&patterns, &format!("/a/{long}/bb")).is_empty());
+        assert!(order(&patterns, &format!("/{long}")).is_empty());
     }
 
     #[test]
@@ -268,7 +268,7 @@ mod tests {
         assert_eq!(order(&patterns, "/a/"), [0, 4]);
         assert_eq!(order(&patterns, "/a/b"), [1, 4]);
         assert_eq!(order(&patterns, "/a/b/"), [3, 4]);
-        assert_eq!(order(&patterns, "/"), []);
+        assert!(order(&patterns, "/").is_empty());
     }
 
     #[test]

@@ -6,8 +6,8 @@
 //!
 //! Room is limited as in "Consistent Hashing with Bounded Loads" (V. Mirrokni, M. Thorup,
 //! M. Zadimoghaddam, 2017): a member holds at most `bound` times its fair share of all requests in
-//! flight, the new one counted in. Only a pick that meets a busy member under such a bound adds
-//! up the load of all.
+//! flight, the new one counted in. Only a pick that meets a busy member under such a bound asks
+//! for the load of all.
 
 use super::{Members, Place, Seat};
 
@@ -63,9 +63,8 @@ impl Affinity {
         if in_flight == 0 {
             return true;
         }
-        let load = *load.get_or_insert_with(|| {
-            self.places.iter().map(|place| f64::from(members.in_flight(place.member))).sum::<f64>()
-        });
+        let sum = || self.places.iter().map(|place| f64::from(members.in_flight(place.member))).sum::<f64>();
+        let load = *load.get_or_insert_with(|| members.load().map_or_else(sum, f64::from));
         let fair = (load + 1.0) * f64::from(place.weight) / self.total_weight;
         f64::from(in_flight) + 1.0 <= (bound * fair).ceil()
     }

@@ -37,6 +37,10 @@ pub trait Members {
     /// What one more request there is expected to cost: the peak EWMA of its latency in
     /// nanoseconds, requests in flight not included; 0.0 if nothing is known yet.
     fn latency(&self, member: u32) -> f64;
+    /// Requests in flight at all members, if that is known without adding up.
+    fn load(&self) -> Option<u32> {
+        None
+    }
 }
 
 /// The algorithms.

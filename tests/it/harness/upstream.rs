@@ -60,10 +60,8 @@ impl Upstream {
             most: Arc::default(),
             room: Arc::new(Semaphore::new(Semaphore::MAX_PERMITS)),
         };
-        let router = Router::new()
-            .fallback(echo)
-            .layer(axum::extract::DefaultBodyLimit::disable())
-            .with_state(state.clone());
+        let router =
+            Router::new().fallback(echo).layer(axum::extract::DefaultBodyLimit::disable()).with_state(state.clone());
         let task = tokio::spawn(async move { axum::serve(listener, router).await.unwrap() });
         Self { port, state, task }
     }
