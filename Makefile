@@ -1,9 +1,10 @@
 # `make demo` and `make test` each do their whole set-up on a fresh Debian with Rust and a C compiler.
 
 SUDO := $(shell [ "$$(id -u)" = 0 ] || echo sudo)
-# Pingora builds zlib-ng, which needs cmake. nginx and curl are the real parts of the tests.
+# Pingora builds zlib-ng, which needs cmake. The others are the real parts of the tests.
 BUILD_TOOLS := cmake
-TEST_TOOLS := nginx curl openssl
+# A tool, and its package where that has another name.
+TEST_TOOLS := nginx curl openssl nft:nftables ip:iproute2 unshare:util-linux
 
 .PHONY: demo test check bench deps test-deps build lint deny doc
 
@@ -37,5 +38,5 @@ deps:
 	if [ -n "$$missing" ]; then $(SUDO) apt-get update && $(SUDO) apt-get install -y --no-install-recommends $$missing; fi
 
 test-deps:
-	@for tool in $(TEST_TOOLS); do PATH="$$PATH:/usr/sbin" command -v $$tool >/dev/null || missing="$$missing $$tool"; done; \
+	@for tool in $(TEST_TOOLS); do PATH="$$PATH:/usr/sbin" command -v "$${tool%:*}" >/dev/null || missing="$$missing $${tool#*:}"; done; \
 	if [ -n "$$missing" ]; then $(SUDO) apt-get update && $(SUDO) apt-get install -y --no-install-recommends $$missing; fi

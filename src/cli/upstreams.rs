@@ -1,6 +1,7 @@
 //! `pointsman upstreams`: how upstreams are, and what their endpoints may do.
 
 use std::fmt::Write as _;
+use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
@@ -132,7 +133,8 @@ fn drained(client: &Client, endpoint: &Endpoint, timeout: Duration) -> anyhow::R
         let (_, value) = client.get("/v1/upstreams")?;
         let upstream = value.as_array().into_iter().flatten().find(|one| text(one, "name") == endpoint.upstream);
         let endpoints = upstream.and_then(|upstream| upstream["endpoints"].as_array()).into_iter().flatten();
-        let mut found = endpoints.filter(|one| text(one, "address") == endpoint.endpoint);
+        let address = endpoint.endpoint.parse::<SocketAddr>().ok();
+        let mut found = endpoints.filter(|one| text(one, "address").parse().ok() == address);
         match found.next().and_then(|one| one["in_flight"].as_u64()) {
             None | Some(0) => return Ok(Exit::Ok),
             Some(left) if begin.elapsed() >= timeout => {

@@ -61,13 +61,13 @@ codes! {
     MissingKey = "E0012", Error, "a required key is missing",
         "The mapping lacks a setting that has no default.";
     Unit = "E0013", Error, "a value without a unit",
-        "Durations carry a unit: `250ms`, `30s`, `5m`, `1h`. A bare number is refused because seconds and milliseconds are easily confused.";
+        "Durations carry a unit: `250ms`, `30s`, `5m`, `1h`; so do shares, `20%`, and sizes, `64KiB`. A bare number is refused because seconds and milliseconds, or a fifth and twenty percent, are easily confused.";
     InvalidValue = "E0014", Error, "a value out of its range",
         "The value has the right kind but is not one that this setting can take.";
     PathPattern = "E0101", Error, "an invalid path pattern",
         "A pattern begins with `/`. `:name` stands for one segment, `*` for one segment in the middle or, as the last segment, for all the rest. `/api*` is refused: write `/api/*`, which matches `/api` too. `~^/re$` is a regular expression.";
     UnknownUpstream = "E0102", Error, "a route names an unknown upstream",
-        "`to:` names an upstream that `upstreams:` does not have. A URL needs its scheme: `http://…` or `https://…`.";
+        "A target, a member of a split, fallback or shift, or a mirror names an upstream that `upstreams:` does not have. A URL needs its scheme: `http://…` or `https://…`.";
     SameRoutes = "E0103", Error, "two routes cannot be told apart",
         "Two routes match exactly the same requests with the same priority and tests, so the second could never serve one. Remove one, or tell them apart by host, path, method, header, query, cookie, client or priority.";
     Host = "E0104", Error, "an invalid host",
@@ -81,7 +81,7 @@ codes! {
     Listener = "E0108", Error, "an invalid listener",
         "A listener's address is an IP address and a port, such as `0.0.0.0:80` or `[::1]:8080`, and no two listeners share one.";
     Endpoint = "E0109", Error, "an invalid endpoint",
-        "An endpoint is a host and a port, such as `10.0.0.5:8080` or `users.internal:8080`, and stands once in its upstream.";
+        "An endpoint is a host and a port, such as `10.0.0.5:8080` or `users.internal:8080`, and stands once in its upstream. An upstream has its endpoints from one source: `endpoints`, `dns` (a name and a port), `srv` (a name of SRV records) or `endpoints_file` (one endpoint to a line).";
     Rewrite = "E0110", Error, "an invalid rewrite",
         "A rewrite begins with `/`; `:name` stands for the path's parameter of that name and a last segment `*` for what the path's last `*` matched. `strip_prefix` needs a path that ends in `/*`. A route has one of the two.";
     Method = "E0111", Error, "an invalid method",

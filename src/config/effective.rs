@@ -165,9 +165,9 @@ pub fn fill_retry(retry: &mut Retry, defaults: Option<&Retry>) {
     retry.attempts = retry.attempts.or(defaults.and_then(|defaults| defaults.attempts)).or(NonZeroU32::new(ATTEMPTS));
     fill(&mut retry.backoff, defaults.and_then(|defaults| defaults.backoff), BACKOFF);
     fill(&mut retry.longest_backoff, defaults.and_then(|defaults| defaults.longest_backoff), LONGEST_BACKOFF);
+    retry.budget = retry.budget.or(defaults.and_then(|defaults| defaults.budget));
     retry.per_try = retry.per_try.or(defaults.and_then(|defaults| defaults.per_try));
     if let Some(defaults) = defaults {
-        retry.budget = retry.budget.or(defaults.budget);
         if retry.on.0.is_empty() {
             retry.on = defaults.on.clone();
         }

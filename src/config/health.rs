@@ -37,15 +37,19 @@ pub struct Health {
     #[serde(skip_serializing_if = "Option::is_none")]
     pub grpc: Option<String>,
     /// Time between two checks of one endpoint. Default 5s.
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub every: Option<TimeSpan>,
     /// The same while the endpoint is unhealthy. Default: `every`.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub every_down: Option<TimeSpan>,
     /// How long one check may take in all. Default 1s.
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub timeout: Option<TimeSpan>,
     /// Successes in a row that bring an endpoint back. Default 2.
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub rise: Option<NonZeroU32>,
     /// Failures in a row that take an endpoint out. Default 3.
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub fall: Option<NonZeroU32>,
 }
 
@@ -55,18 +59,23 @@ pub struct Health {
 pub struct Eject {
     /// Failures in a row that eject an endpoint: no connection, no answer in time, a broken
     /// connection, or a status of 500 or more. Default 5.
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub consecutive_failures: Option<NonZeroU32>,
     /// Ejects an endpoint whose share of failures in the last 10 s exceeds that of its peers by
     /// this. Default: not looked at.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub failure_ratio: Option<Percent>,
     /// Requests in 10 s below which `failure_ratio` says nothing. Default 20.
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub of_at_least: Option<NonZeroU32>,
     /// How long the first ejection lasts; each further one that long again. Default 30s.
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub base: Option<TimeSpan>,
     /// The longest ejection. Default 5m.
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub longest: Option<TimeSpan>,
     /// The share of the endpoints that may be out at once; never the last one. Default 50%.
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub at_most: Option<Percent>,
 }
 
@@ -78,17 +87,22 @@ pub struct Breaker {
     #[serde(skip_serializing_if = "Option::is_none")]
     pub failure_ratio: Option<Percent>,
     /// Requests within the window below which `failure_ratio` says nothing. Default 20.
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub of_at_least: Option<NonZeroU32>,
     /// The window. Default 10s.
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub within: Option<TimeSpan>,
     /// Opens after so many failures in a row.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub consecutive_failures: Option<NonZeroU32>,
     /// How long it stays open before it probes; doubles while probes fail. Default 10s.
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub open: Option<TimeSpan>,
     /// The longest it stays open at a time. Default 2m.
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub longest: Option<TimeSpan>,
     /// Probes that must succeed to close it again. Default 1.
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub probes: Option<NonZeroU32>,
     /// One breaker for the whole upstream, or one for each endpoint.
     #[serde(default)]
@@ -120,8 +134,10 @@ pub struct Limits {
     #[serde(skip_serializing_if = "Option::is_none")]
     pub retries: Option<u32>,
     /// Requests that may wait for a place. Default 0: refused at once.
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub queue: Option<u32>,
     /// How long a request may wait. Default 1s.
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub queue_timeout: Option<TimeSpan>,
     /// Finds the limit of requests by itself, from how answers slow down.
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -133,7 +149,9 @@ pub struct Limits {
 #[serde(deny_unknown_fields)]
 pub struct Adaptive {
     /// The lowest limit. Default 3.
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub min: Option<NonZeroU32>,
     /// The highest limit. Default 1000.
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub max: Option<NonZeroU32>,
 }

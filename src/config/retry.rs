@@ -18,6 +18,7 @@ use super::value::{OneOrMany, TimeSpan};
 #[serde(deny_unknown_fields)]
 pub struct Retry {
     /// Tries in all, the first included, at one upstream; from 1 (never again) to 10. Default 3.
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub attempts: Option<NonZeroU32>,
     /// Failures that are worth another try. Default: connect, reset, refused_stream.
     #[serde(default, skip_serializing_if = "is_empty")]
@@ -31,11 +32,15 @@ pub struct Retry {
     /// How long one try may take until its answer begins. Default: the upstream's `response`.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub per_try: Option<TimeSpan>,
-    /// The pause before a second retry is drawn from up to this, doubling with each. Default 25ms.
+    /// The pause before a retry is drawn from up to this, doubling with each; a first retry of what
+    /// was not answered needs none. Default 25ms.
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub backoff: Option<TimeSpan>,
     /// The longest pause; also how long a `Retry-After` is waited for. Default 250ms.
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub longest_backoff: Option<TimeSpan>,
     /// Repeated tries that reach servers, as a share of the requests. Default 20%.
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub budget: Option<Percent>,
 }
 

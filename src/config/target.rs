@@ -97,9 +97,11 @@ pub struct Shift {
 #[serde(deny_unknown_fields)]
 pub struct Guard {
     /// By how much the new target's share of failures may exceed the old one's. Default 1%.
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub failure_excess: Option<Percent>,
     /// Requests at the new target below which a step says nothing; the step lasts until then.
     /// Default 100.
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub of_at_least: Option<NonZeroU32>,
     /// How the new target's mean time to an answer may compare with the old one's, such as
     /// `150%`. Default: not looked at.
@@ -129,14 +131,17 @@ pub struct Mirror {
     #[schemars(with = "String")]
     pub to: Spanned<String>,
     /// The share of the requests that are copied. Default 100%.
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub share: Option<Percent>,
     /// Requests with a larger body are not copied. Default 64KiB.
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub max_body: Option<Size>,
     /// Methods that are copied. Default: GET, HEAD, OPTIONS; `any` is every method.
     #[serde(default, skip_serializing_if = "is_empty")]
     #[schemars(with = "OneOrMany<String>")]
     pub methods: OneOrMany<Spanned<String>>,
     /// Copies under way at once; beyond, requests are not copied. Default 64.
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub at_once: Option<NonZeroU32>,
     /// Compare status, body and time of both answers.
     #[serde(default)]
@@ -210,10 +215,11 @@ const ONE_OF: &str = "keep one of `split`, `fallback`, `shift`, `respond` and `r
 impl Written {
     fn target<E: de::Error>(self) -> Result<Target, E> {
         let misplaced = |key: &str, owner: &str| -> E {
-            invalid(Code::InvalidValue, format_args!("`{key}` belongs to a `{owner}`"), "leave it out here")
+            invalid(Code::InvalidValue, format_args!("`{key}` belongs to a {owner}"), "leave it out here")
         };
         if self.split.is_none() && self.sticky.is_some() {
-            return Err(misplaced("sticky", "split"));
+            let owner = if self.shift.is_some() { "mapping of the `shift` itself, or to a `split`" } else { "split" };
+            return Err(misplaced("sticky", owner));
         }
         let settings =
             [("on", is_empty(&self.on)), ("methods", is_empty(&self.methods)), ("per_try", self.per_try.is_none())];
@@ -229,7 +235,11 @@ impl Written {
             (None, None, Some(shift), None, None) => Ok(Target::Shift(shift)),
             (None, None, None, Some(Shares(shares)), None) => Ok(Target::Split(Split { shares, sticky })),
             (None, None, None, None, Some(targets)) => Ok(Target::Fallback(Fallback { targets, on, methods, per_try })),
-            (None, None, None, None, None) => Err(invalid(Code::MissingKey, "an empty target", ONE_OF)),
+            (None, None, None, None, None) => Err(invalid(
+                Code::MissingKey,
+                "an empty target",
+                "give one of `split`, `fallback`, `shift`, `respond` and `redirect`",
+            )),
             _ => Err(invalid(Code::InvalidValue, "a target is one thing", ONE_OF)),
         }
     }

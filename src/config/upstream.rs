@@ -222,11 +222,15 @@ pub struct Tls {
 #[serde(deny_unknown_fields)]
 pub struct Timeouts {
     /// Until a connection is open, TLS included. Default 2s.
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub connect: Option<TimeSpan>,
     /// The longest silence while an answer is awaited or being received. Default 30s.
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub response: Option<TimeSpan>,
     /// How long an unused connection is kept. Default 60s.
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub idle: Option<TimeSpan>,
     /// The longest silence of an upgraded connection (WebSocket). Default 10m.
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub tunnel: Option<TimeSpan>,
 }

@@ -10,7 +10,7 @@ use crate::upstream::failure::Failure;
 use crate::upstream::target::{Plan, Step};
 
 /// Connections kept from before that may break under one request before that counts as a failure.
-const STALE: u32 = 3;
+const STALE: u32 = 1;
 /// The most tries of one request, over all its targets and whatever the configuration says.
 pub const MOST_TRIES: u32 = 64;
 

@@ -34,7 +34,9 @@ pub struct Ctx {
     pub attempt: Option<Attempt>,
     /// What the answer's status decided, until Pingora asks.
     pub decided: Option<Next>,
-    /// The copy for a mirror.
+    /// Whether it was decided if the request is copied for a mirror.
+    pub mirrored: bool,
+    /// The copy.
     pub copy: Copying,
     /// Why the gateway itself answers, or broke off.
     pub reason: Option<Reason>,
@@ -113,6 +115,7 @@ impl Ctx {
             routed: None,
             attempt: None,
             decided: None,
+            mirrored: false,
             copy: Copying::No,
             reason: None,
             retry_after: None,

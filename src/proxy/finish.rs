@@ -25,7 +25,7 @@ pub fn record(session: &Session, error: Option<&Error>, ctx: &mut Ctx, log: &Acc
     let header = session.req_header();
     let status = session.response_written().map_or(0, |answer| answer.status.as_u16());
     mirror::finish(ctx, status);
-    shifted(ctx, status, duration);
+    shifted(ctx, status);
     let routed = ctx.routed.as_ref().map(|routed| &routed.route);
     routed.map_or(&ctx.snapshot.unrouted, |route| &route.metrics).answered(&header.method, status, duration);
     if !log.is_on() {
@@ -58,14 +58,17 @@ pub fn record(session: &Session, error: Option<&Error>, ctx: &mut Ctx, log: &Acc
 }
 
 /// Tells a shift how the request fared on its side.
-fn shifted(ctx: &Ctx, status: u16, took: std::time::Duration) {
+fn shifted(ctx: &Ctx, status: u16) {
     let course = ctx.routed.as_ref().and_then(|routed| routed.course.as_ref());
-    if let Some((shift, side)) = course.and_then(|course| course.step()).and_then(|step| step.shifted.as_ref()) {
-        // A client that went away says nothing of the target.
-        if ctx.reason != Some(Reason::ClientClosed) {
-            shift.record(*side, (1..500).contains(&status) && ctx.reason.is_none(), took);
-        }
+    let Some((shift, side)) = course.and_then(|course| course.step()).and_then(|step| step.shifted.as_ref()) else {
+        return;
+    };
+    // What the client did says nothing of the target.
+    if matches!(ctx.reason, Some(Reason::ClientClosed | Reason::ClientTimeout | Reason::BadRequest)) {
+        return;
     }
+    let took = ctx.attempt.as_ref().and_then(|attempt| attempt.header_after);
+    shift.record(*side, (1..500).contains(&status) && ctx.reason.is_none(), took.unwrap_or_default());
 }
 
 /// Milliseconds with microseconds after the point.

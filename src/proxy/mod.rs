@@ -92,14 +92,14 @@ impl ProxyHttp for Gateway {
 
     async fn connected_to_upstream(
         &self,
-        _: &mut Session,
+        session: &mut Session,
         _: bool,
         _: &HttpPeer,
         _: std::os::unix::io::RawFd,
         connection: Option<&Digest>,
         ctx: &mut Ctx,
     ) -> Result<()> {
-        upstream::connected(ctx, connection);
+        upstream::connected(session, ctx, connection);
         Ok(())
     }
 
@@ -164,6 +164,8 @@ impl ProxyHttp for Gateway {
 
     async fn logging(&self, session: &mut Session, error: Option<&Error>, ctx: &mut Ctx) {
         finish::record(session, error, ctx, &self.access_log);
+        // What the try held is free, though the rest of the request may still be read.
+        ctx.attempt = None;
     }
 
     /// The access log and the metrics tell every failure once, with its reason.

@@ -1,6 +1,6 @@
 //! Answers of endpoints: what they tell of the endpoint, and what the client gets.
 
-use std::time::SystemTime;
+use std::time::{Instant, SystemTime};
 
 use http::StatusCode;
 use http::header::{RETRY_AFTER, SET_COOKIE};
@@ -15,7 +15,7 @@ use crate::upstream::failure::Failure;
 use super::course::Next;
 use super::ctx::Ctx;
 use super::headers::{BACKEND_SOURCE, REQUEST_ID};
-use super::upstream::decide;
+use super::upstream::{Failed, decide};
 
 /// Headers of one connection, which an answer must not carry on to the next (RFC 9110, section
 /// 7.6.1). `connection`, `transfer-encoding` and `upgrade` are Pingora's own business.
@@ -34,17 +34,19 @@ pub fn judge(session: &Session, answer: &ResponseHeader, ctx: &mut Ctx) -> Resul
         return Ok(());
     }
     attempt.cutoff = None;
-    let elapsed = attempt.begun.started().elapsed();
+    let now = Instant::now();
+    let elapsed = now.saturating_duration_since(attempt.begun.started());
     attempt.header_after = Some(elapsed);
     attempt.begun.upstream().metrics().duration.observe(elapsed.as_secs_f64());
-    attempt.begun.ended(if answer.status.is_server_error() { Outcome::ServerError } else { Outcome::Success });
+    let failed = answer.status.is_server_error();
+    attempt.begun.answered(if failed { Outcome::ServerError } else { Outcome::Success }, now);
     if answer.status.as_u16() < 400 {
         return Ok(());
     }
     let after = answer.headers.get(RETRY_AFTER).and_then(|value| value.to_str().ok());
     let after = after.and_then(|value| retry_after(value, SystemTime::now()));
     let status = answer.status.as_u16();
-    match decide(session, ctx, Failure::Status(status), after) {
+    match decide(session, ctx, Failed { failure: Failure::Status(status), elsewhere: false, retry_after: after }) {
         Next::Stop => Ok(()),
         next => {
             ctx.decided = Some(next);

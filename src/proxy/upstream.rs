@@ -20,8 +20,8 @@ use crate::upstream::failure::Failure;
 use crate::upstream::tunnel::Tunnels;
 use crate::upstream::{Ask, PickError, Timeouts, Try};
 
-use super::course::{Course, Failed, Next};
-use super::ctx::{Attempt, Ctx, Routed};
+use super::course::{self, Course, Next};
+use super::ctx::{Attempt, Copying, Ctx, Routed};
 use super::fail::{Reason, reason_for};
 use super::headers::{FORWARDED_FOR, FORWARDED_HOST, FORWARDED_PROTO, NO_FALLBACK, OTHER_FORWARDED, REQUEST_ID};
 use super::mirror;
@@ -31,8 +31,8 @@ use super::request::{asked, clamped, forwarded};
 pub async fn pick(session: &Session, ctx: &mut Ctx) -> Result<Box<HttpPeer>> {
     ctx.attempt = None;
     pause(ctx).await;
-    ctx.check_deadline()?;
     loop {
+        ctx.check_deadline()?;
         let now = Instant::now();
         match begin(session, ctx, now).await {
             Some(Ok(begun)) => return Ok(start(session, ctx, begun)),
@@ -55,14 +55,13 @@ async fn begin(session: &Session, ctx: &Ctx, now: Instant) -> Option<Result<Try,
     let course = ctx.routed.as_ref()?.course.as_ref()?;
     let upstream = &course.step()?.leaf.upstream;
     let settings = upstream.settings();
-    let request = asked(session.req_header(), ctx);
-    let key = settings.key.as_ref().map(|key| key.of(&request));
+    let key = settings.key.as_ref().map(|key| key.of(&asked(session.req_header(), ctx)));
     let token = settings.resilience.sticky.as_ref().and_then(|name| {
         let value = cookies(&session.req_header().headers, name).next()?;
         u64::from_str_radix(std::str::from_utf8(value).ok()?, 16).ok()
     });
     let key = key.as_ref().map_or(&[][..], |key| key.as_slice());
-    let ask = Ask { key, avoid: course.avoid, token, ..Ask::new(now) };
+    let ask = Ask { key, avoid: course.avoid, token, deadline: ctx.deadline, ..Ask::new(now) };
     Some(upstream.begin(ask, course.is_again()).await)
 }
 
@@ -73,12 +72,13 @@ fn nowhere(session: &Session, ctx: &mut Ctx, error: PickError) -> Result<()> {
         PickError::Unresolved => Reason::DnsFailed,
         PickError::Open(_) => Reason::CircuitOpen,
         PickError::Overloaded => Reason::Overloaded,
+        PickError::TooLate => return Err(ctx.fail(Reason::Deadline)),
     };
-    let again = course(ctx).is_some_and(|course| course.is_again());
+    let again = course_of(ctx).is_some_and(|course| course.is_again());
     // With nowhere else to go, the failure of the try before is the answer.
     let reason = ctx.reason.filter(|_| again).unwrap_or(reason);
-    let failure = course(ctx).and_then(|course| course.failure).filter(|_| again).unwrap_or(Failure::Connect);
-    match decide(session, ctx, failure, None) {
+    let failure = course_of(ctx).and_then(|course| course.failure).filter(|_| again).unwrap_or(Failure::Connect);
+    match decide(session, ctx, Failed { failure, elsewhere: true, retry_after: None }) {
         Next::Again | Next::Stop => {
             ctx.retry_after = match error {
                 PickError::Open(after) => Some(after),
@@ -92,7 +92,7 @@ fn nowhere(session: &Session, ctx: &mut Ctx, error: PickError) -> Result<()> {
     }
 }
 
-fn course(ctx: &mut Ctx) -> Option<&mut Course> {
+fn course_of(ctx: &mut Ctx) -> Option<&mut Course> {
     ctx.routed.as_mut()?.course.as_mut()
 }
 
@@ -100,7 +100,7 @@ fn course(ctx: &mut Ctx) -> Option<&mut Course> {
 fn start(session: &Session, ctx: &mut Ctx, begun: Try) -> Box<HttpPeer> {
     let mut peer = Box::new(begun.peer().clone());
     let upstream = Arc::clone(begun.upstream());
-    if let Some(course) = course(ctx) {
+    if let Some(course) = course_of(ctx) {
         if course.is_again() {
             upstream.metrics().retries.inc();
         }
@@ -117,6 +117,9 @@ fn start(session: &Session, ctx: &mut Ctx, begun: Try) -> Box<HttpPeer> {
     if ctx.deadline.is_some() {
         clamp_connect(&mut peer.options, ctx.deadline);
         peer.options.read_timeout = clamped(peer.options.read_timeout, ctx.deadline);
+    }
+    if let Copying::Draft(draft) = &mut ctx.copy {
+        draft.restart();
     }
     ctx.reason = None;
     ctx.attempt = Some(Attempt { begun, header_after: None, cutoff: None });
@@ -139,11 +142,14 @@ fn per_try(ctx: &Ctx) -> Option<Duration> {
     [forward.retry.per_try, step.per_try].into_iter().flatten().min()
 }
 
-/// A connection is there: the time to the answer's begin runs.
-pub fn connected(ctx: &mut Ctx, connection: Option<&Digest>) {
-    let Some(per_try) = per_try(ctx) else { return };
-    if let Some(attempt) = &mut ctx.attempt {
-        attempt.cutoff = Cutoff::at(attempt.begun.started() + per_try, connection);
+/// A connection is there: the time to the answer's begin runs. For an upgrade it always does, as
+/// Pingora's own limit is that of the tunnel.
+pub fn connected(session: &Session, ctx: &mut Ctx, connection: Option<&Digest>) {
+    let per_try = per_try(ctx);
+    let Some(attempt) = &mut ctx.attempt else { return };
+    let response = attempt.begun.upstream().settings().timeouts.response;
+    if let Some(limit) = per_try.or_else(|| session.is_upgrade_req().then_some(response)) {
+        attempt.cutoff = Cutoff::at(attempt.begun.started() + limit, connection);
     }
 }
 
@@ -156,8 +162,26 @@ fn for_upgrade(peer: &mut HttpPeer, timeouts: &Timeouts) {
     options.custom_l4 = Some(Arc::new(Tunnels { patience: timeouts.connect }));
 }
 
+/// How a try failed, as far as the endpoint is concerned.
+#[derive(Clone, Copy, Debug)]
+pub struct Failed {
+    /// How it failed.
+    pub failure: Failure,
+    /// Whether the same target is out of the question.
+    pub elsewhere: bool,
+    /// How long the server asked to wait.
+    pub retry_after: Option<Duration>,
+}
+
+impl From<Failure> for Failed {
+    fn from(failure: Failure) -> Self {
+        Self { failure, elsewhere: false, retry_after: None }
+    }
+}
+
 /// Decides what comes after a failed try, and goes on to the next target if that is it.
-pub fn decide(session: &Session, ctx: &mut Ctx, failure: Failure, retry_after: Option<Duration>) -> Next {
+pub fn decide(session: &Session, ctx: &mut Ctx, failed: Failed) -> Next {
+    let Failed { failure, elsewhere, retry_after } = failed;
     let begun = session.response_written().is_some_and(|answer| !answer.status.is_informational());
     let repeatable = !begun && !session.as_ref().retry_buffer_truncated();
     let Some(routed) = &mut ctx.routed else { return Next::Stop };
@@ -167,14 +191,18 @@ pub fn decide(session: &Session, ctx: &mut Ctx, failure: Failure, retry_after: O
     let header = session.req_header();
     let first_only =
         course.step().is_some_and(|step| step.onward.is_some()) && header.headers.contains_key(NO_FALLBACK);
-    let failed = Failed { failure, method: &header.method, repeatable, first_only, retry_after };
+    let failed = course::Failed { failure, method: &header.method, repeatable, first_only, retry_after };
     let now = Instant::now();
-    let has_other = course.step().is_some_and(|step| step.leaf.upstream.has_other(course.avoid, now));
-    let next = course.after(&failed, &forward.retry, has_other, now);
+    let has_other = course.step().is_some_and(|step| step.leaf.upstream.may_repeat(course.avoid, now));
+    let next = course.after(&failed, &forward.retry, has_other && !elsewhere, now);
     if next == Next::Onward {
         if let (Some(from), Some(to)) = (course.step(), course.following()) {
             let names = (from.leaf.upstream.name(), to.leaf.upstream.name());
             routed.route.metrics.fell_back(names.0, names.1, failure.label());
+        }
+        if let Some((shift, side)) = course.step().and_then(|step| step.shifted.as_ref()) {
+            let took = ctx.attempt.as_ref().map_or(Duration::ZERO, |attempt| attempt.begun.started().elapsed());
+            shift.record(*side, false, took);
         }
         course.go_on();
     }
@@ -183,9 +211,13 @@ pub fn decide(session: &Session, ctx: &mut Ctx, failure: Failure, retry_after: O
 
 /// After a failed connection nothing was sent, so any request may go somewhere else.
 pub fn connect_failed(session: &Session, ctx: &mut Ctx, mut error: Box<Error>) -> Box<Error> {
-    ended(ctx, Outcome::ConnectFailed);
+    match error.etype() {
+        // The gateway ran short of something itself.
+        ErrorType::InternalError | ErrorType::SocketError | ErrorType::BindError => forget(ctx),
+        _ => ended(ctx, Outcome::ConnectFailed),
+    }
     ctx.reason = Some(reason_for(&error_from_upstream(&error), ctx.deadline));
-    let next = decide(session, ctx, Failure::Connect, None);
+    let next = decide(session, ctx, Failure::Connect.into());
     settle(ctx, &mut error, next);
     error
 }
@@ -214,31 +246,46 @@ pub fn broke(session: &mut Session, ctx: &mut Ctx, mut error: Box<Error>, reused
         return error;
     }
     let cut = ctx.attempt.as_ref().and_then(|attempt| attempt.cutoff.as_ref()).is_some_and(Cutoff::has_fired);
-    if reused && !cut && is_stale(session, &error) && course(ctx).is_some_and(Course::broke_stale) {
-        if let Some(attempt) = &mut ctx.attempt {
-            attempt.begun.stale();
-        }
+    let stale = reused && !cut && is_stale(session, ctx, &error);
+    if stale && may_send_again(session, ctx) && course_of(ctx).is_some_and(Course::broke_stale) {
+        forget(ctx);
         error.set_retry(true);
         return error;
     }
     let failure = failure_of(&error, cut);
-    ended(ctx, if failure == Failure::Timeout { Outcome::Timeout } else { Outcome::Reset });
+    match failure {
+        _ if stale => forget(ctx),
+        Failure::Timeout => ended(ctx, Outcome::Timeout),
+        _ => ended(ctx, Outcome::Reset),
+    }
     if cut {
         ctx.reason = Some(Reason::UpstreamTimeout);
     }
     let reason = ctx.reason.unwrap_or_else(|| reason_for(&error, ctx.deadline));
     ctx.reason = Some(reason);
-    let next = if reason == Reason::Deadline { Next::Stop } else { decide(session, ctx, failure, None) };
+    let next = if reason == Reason::Deadline { Next::Stop } else { decide(session, ctx, failure.into()) };
     settle(ctx, &mut error, next);
     error
 }
 
-/// Whether the endpoint closed an idle connection just as it was used. What was sent over it was
-/// not answered; only what may be sent twice is sent again.
-fn is_stale(session: &Session, error: &Error) -> bool {
+/// A connection that breaks this soon was most likely closed while it was idle.
+const SOON: Duration = Duration::from_secs(1);
+
+/// Whether the endpoint closed an idle connection just as it was used.
+fn is_stale(session: &Session, ctx: &Ctx, error: &Error) -> bool {
     let begun = session.response_written().is_some_and(|answer| !answer.status.is_informational());
     let early = *error.etype() == ErrorType::WriteError || matches!(error.retry, RetryType::ReusedOnly);
-    early && !begun && session.req_header().method.is_idempotent() && !session.as_ref().retry_buffer_truncated()
+    let soon = ctx.attempt.as_ref().is_some_and(|attempt| attempt.begun.started().elapsed() < SOON);
+    early && soon && !begun
+}
+
+/// Whether what was sent over a stale connection may be sent once more: it was not answered, but
+/// it may have been read.
+fn may_send_again(session: &Session, ctx: &Ctx) -> bool {
+    let Some(Action::Forward(forward)) = ctx.routed.as_ref().map(|routed| &routed.route.action) else { return false };
+    let retry = &forward.retry;
+    let whole = !session.as_ref().retry_buffer_truncated();
+    whole && retry.attempts > 1 && retry.methods.include(&session.req_header().method)
 }
 
 fn failure_of(error: &Error, cut: bool) -> Failure {
@@ -248,6 +295,12 @@ fn failure_of(error: &Error, cut: bool) -> Failure {
         // Pingora marks what HTTP/2 says was not processed: REFUSED_STREAM, and GOAWAY below it.
         ErrorType::H2Error | ErrorType::H2Downgrade if error.retry() => Failure::RefusedStream,
         _ => Failure::Reset,
+    }
+}
+
+fn forget(ctx: &mut Ctx) {
+    if let Some(attempt) = &mut ctx.attempt {
+        attempt.begun.forget();
     }
 }
 
@@ -267,8 +320,9 @@ pub fn prepare(session: &mut Session, request: &mut RequestHeader, ctx: &mut Ctx
     if step.onward.is_some() {
         request.insert_header(NO_FALLBACK, HeaderValue::from_static("1"))?;
     }
-    let copy = if course.total == 1 { mirror::draft(session, request, ctx)? } else { None };
+    let copy = if ctx.mirrored { None } else { mirror::draft(session, request, ctx)? };
     address(session, request, routed, &step.leaf)?;
+    ctx.mirrored = true;
     if let Some(draft) = copy {
         mirror::begin(session, ctx, draft);
     }

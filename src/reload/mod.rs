@@ -11,6 +11,7 @@ use std::sync::Arc;
 use std::time::SystemTime;
 
 use arc_swap::ArcSwap;
+use futures_util::future::join_all;
 use serde::Serialize;
 use tokio::sync::{Mutex, mpsc, oneshot};
 
@@ -19,7 +20,7 @@ use crate::config::{Config, Diagnostics, Sources};
 use crate::provider::{File, Provider};
 use crate::snapshot::{Compiled, Input, Snapshot, compile};
 use crate::telemetry::Metrics;
-use crate::upstream::discovery;
+use crate::upstream::{Upstream, discovery};
 
 pub use diff::Change;
 use watchers::Watchers;
@@ -140,9 +141,8 @@ impl Reloader {
     /// runs until every [`Handle`] is gone.
     pub async fn start(mut self) -> (Handle, impl Future<Output = ()>) {
         let snapshot = self.snapshot.load_full();
-        for upstream in snapshot.upstreams.iter().filter(|upstream| discovery::is_needed(upstream)) {
-            discovery::resolve(upstream).await;
-        }
+        let unresolved = snapshot.upstreams.iter().filter(|upstream| discovery::is_needed(upstream));
+        join_all(unresolved.map(|upstream| discovery::resolve(upstream))).await;
         self.watchers.follow(&snapshot);
         let (updates, mut queue) = mpsc::channel::<oneshot::Sender<Report>>(QUEUE);
         let handle = Handle { updates, shown: Arc::clone(&self.shown) };
@@ -206,12 +206,11 @@ impl Reloader {
     }
 
     async fn publish(&mut self, previous: &Snapshot, next: Snapshot, config: Config) -> Vec<Change> {
-        for upstream in next.upstreams.iter().filter(|upstream| discovery::is_needed(upstream)) {
-            let kept = previous.upstream(upstream.name()).is_some_and(|known| Arc::ptr_eq(known, upstream));
-            if !kept {
-                discovery::resolve(upstream).await;
-            }
-        }
+        let kept = |upstream: &Arc<Upstream>| {
+            previous.upstream(upstream.name()).is_some_and(|known| Arc::ptr_eq(known, upstream))
+        };
+        let unresolved = next.upstreams.iter().filter(|upstream| discovery::is_needed(upstream) && !kept(upstream));
+        join_all(unresolved.map(|upstream| discovery::resolve(upstream))).await;
         let mut shown = self.shown.lock().await;
         let changes = diff::changes((previous, &shown.config), (&next, &config));
         self.metrics.generation.set(i64::try_from(next.generation).unwrap_or(i64::MAX));

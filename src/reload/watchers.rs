@@ -31,6 +31,7 @@ impl Watchers {
                 Some((known, tasks)) if known.as_ptr() == Arc::as_ptr(upstream) => (known, tasks),
                 replaced => {
                     stop(replaced);
+                    upstream.take_over();
                     (Arc::downgrade(upstream), watch(upstream))
                 }
             };

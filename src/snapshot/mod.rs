@@ -115,7 +115,7 @@ pub struct Route {
 /// What becomes of a request.
 pub enum Action {
     /// It is forwarded.
-    Forward(Box<Forward>),
+    Forward(Arc<Forward>),
     /// It gets a fixed answer.
     Respond {
         /// With this status.
@@ -138,6 +138,8 @@ pub enum Action {
 pub struct Forward {
     /// Where to, in a few words.
     pub label: Box<str>,
+    /// Equal for equal settings; a reload that finds it and all upstreams unchanged keeps the whole.
+    pub fingerprint: String,
     /// Where to.
     pub target: Target<Leg, Key>,
     /// When a failed try is repeated.

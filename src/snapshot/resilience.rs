@@ -7,16 +7,31 @@ use crate::config::effective::{
     ADAPTIVE_MAX, ADAPTIVE_MIN, BREAKER_LONGEST, BREAKER_OPEN, BREAKER_PROBES, BREAKER_RATIO, BREAKER_WITHIN,
     EJECT_AT_MOST, EJECT_BASE, EJECT_FAILURES, EJECT_LONGEST, OF_AT_LEAST, QUEUE_TIMEOUT, span_or,
 };
-use crate::config::{self, Balance, Breaker, Code, Diagnostic, Diagnostics, Eject, KeySource, Limits, Scope, Spanned};
+use crate::config::{
+    self, Balance, Breaker, Code, Diagnostic, Diagnostics, Eject, KeySource, Limits, Scope, Span, Spanned,
+};
 use crate::upstream::balancer::Kind;
 use crate::upstream::hash::Key;
 use crate::upstream::{Resilience, breaker, gate, gradient, outlier};
 
 /// Compiles it; every mistake is reported.
-pub(super) fn compile(written: &config::Upstream, found: &mut Diagnostics) -> Option<Resilience> {
+pub(super) fn compile(name: Span, written: &config::Upstream, found: &mut Diagnostics) -> Option<Resilience> {
     let eject = written.eject.as_ref().map(|eject| ejection(eject, found));
     let breaker = written.breaker.as_ref().map(breaker_policy);
     let limits = written.limits.as_ref().map(|limits| &limits.value);
+    let shares = [
+        (written.panic_threshold, "panic_threshold"),
+        (written.breaker.as_ref().and_then(|breaker| breaker.failure_ratio), "failure_ratio"),
+    ];
+    let (whole, none) = (config::Percent::whole(100), config::Percent::whole(0));
+    for (share, key) in shares {
+        let Some(share) = share.filter(|share| *share > whole || key == "failure_ratio" && *share == none) else {
+            continue;
+        };
+        let span = written.breaker.as_ref().filter(|_| key == "failure_ratio").map(|breaker| breaker.span);
+        let message = format!("`{key}: {share}` is not a share");
+        found.push(Diagnostic::at(Code::InvalidValue, message, span.unwrap_or(name), "here").help("at most `100%`"));
+    }
     let adaptive = limits.and_then(|limits| limits.adaptive.as_ref()).map(|adaptive| adaptation(adaptive, found));
     let sticky = written.sticky.as_ref().map(|sticky| cookie(&sticky.cookie, found));
     let queue = limits.and_then(|limits| limits.queue).unwrap_or(0);

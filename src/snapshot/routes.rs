@@ -293,12 +293,16 @@ fn action(
     running: (targets::Before<'_>, &RouteMetrics),
 ) -> Option<Action> {
     let template = template(scope, route, path)?;
+    let answers = matches!(route.to.value, Target::Respond(_) | Target::Redirect(_));
+    if let (true, Some(mirror)) = (answers, &route.mirror) {
+        let message = "a mirror of requests that are not forwarded";
+        scope.report(Code::InvalidValue, message, mirror.to.span, "leave it out, or send the route to an upstream");
+        return None;
+    }
     match &route.to.value {
         Target::Respond(respond) => respond_action(scope, respond),
         Target::Redirect(redirect) => redirect_action(scope, redirect, path),
-        _ => {
-            targets::forward(scope, route, template.as_ref(), running).map(|forward| Action::Forward(Box::new(forward)))
-        }
+        _ => targets::forward(scope, route, template.as_ref(), running).map(Action::Forward),
     }
 }
 

@@ -42,7 +42,7 @@ pub(super) fn forward(
     route: &config::Route,
     template: Option<&Template>,
     (before, metrics): (Before<'_>, &RouteMetrics),
-) -> Option<Forward> {
+) -> Option<Arc<Forward>> {
     let retry = retry(scope, route, before);
     let mirror = route.mirror.as_ref().map(|mirror| compile_mirror(scope, mirror, template));
     let mut compiler = Compiler { scope, template, metrics, before: shifts(before), count: 0 };
@@ -54,7 +54,33 @@ pub(super) fn forward(
         return None;
     }
     let mirror = mirror.map_or(Some(None), |mirror| mirror.map(Some))?;
-    Some(Forward { label: describe(&route.to).into(), target: target?, retry: retry?, mirror })
+    let fingerprint = serde_json::to_string(&(
+        (&route.to, &route.retry, &route.mirror),
+        (&route.path, &route.rewrite, route.strip_prefix),
+    ));
+    let forward = Forward {
+        label: describe(&route.to).into(),
+        fingerprint: fingerprint.unwrap_or_default(),
+        target: target?,
+        retry: retry?,
+        mirror,
+    };
+    // Kept whole, a split goes on where it was, and a mirror keeps its connections.
+    Some(match before.map(|route| &route.action) {
+        Some(super::Action::Forward(known)) if is_same(known, &forward) => Arc::clone(known),
+        _ => Arc::new(forward),
+    })
+}
+
+/// Whether two ways are the same, to the very upstreams.
+fn is_same(one: &Forward, other: &Forward) -> bool {
+    let upstreams = |forward: &Forward| {
+        let mut list = Vec::new();
+        forward.target.leaves(&mut |leg| list.push(Arc::as_ptr(&leg.upstream)));
+        list.extend(forward.mirror.iter().map(|(leg, _)| Arc::as_ptr(&leg.upstream)));
+        list
+    };
+    one.fingerprint == other.fingerprint && upstreams(one) == upstreams(other)
 }
 
 /// The shifts that a route has, to be carried on.
@@ -135,15 +161,22 @@ impl Compiler<'_, '_> {
         let shares = steps.iter().all(|step| step.is_share() && *step > Percent::whole(0));
         if steps.is_empty() || !ascending || !shares {
             let help = "write shares that grow, such as `[1%, 10%, 50%]`";
-            self.scope.report(Code::InvalidValue, "the steps of a shift do not grow", steps.span, help);
+            let message = "the steps of a shift are shares from above 0% to 100% that grow";
+            self.scope.report(Code::InvalidValue, message, steps.span, help);
             return None;
         }
         let guard = &written.guard;
+        if guard.failure_excess.is_some_and(|excess| !excess.is_share()) {
+            let message = "a guard that allows more failures than there are requests";
+            self.scope.report(Code::InvalidValue, message, steps.span, "`failure_excess` is at most `100%`");
+            return None;
+        }
         let mut steps: Vec<_> = steps.iter().map(|step| step.fraction()).collect();
         if steps.last().is_some_and(|last| *last < 1.0) {
             steps.push(1.0);
         }
         let policy = shift::Policy {
+            between: format!("{} > {}", describe(&written.from), describe(&written.to)),
             steps,
             hold: written.hold.0,
             failure_excess: guard.failure_excess.unwrap_or(GUARD_EXCESS).fraction(),
@@ -248,6 +281,11 @@ fn methods(scope: &mut Scope<'_>, written: &OneOrMany<Spanned<String>>) -> Optio
     match &written.0[..] {
         [] => Some(Methods::Idempotent),
         [any] if any.value == "any" => Some(Methods::Any),
+        list if list.iter().any(|method| method.value.eq_ignore_ascii_case("any")) => {
+            let span = list[0].span;
+            scope.report(Code::Method, "`any` stands alone", span, "write `any` for every method, or list methods");
+            None
+        }
         _ => Some(Methods::Listed(super::routes::methods(scope, written)?.into())),
     }
 }

@@ -146,7 +146,7 @@ fn settings(
     let tls = tls_settings(input, name, written, found);
     let health = health(written, found);
     let host = host_header(written, found);
-    let resilience = resilience::compile(written, found);
+    let resilience = resilience::compile(name.span, written, found);
     let base_path = base_path(written, found);
     let timeouts = Timeouts {
         connect: span_or(written.timeout.connect, CONNECT),
@@ -183,12 +183,17 @@ pub(super) fn resolver(config: &Config) -> Option<std::net::SocketAddr> {
 /// What answers are said to come from: the URL of the short form, else the name.
 fn label(name: &str, written: &config::Upstream, tls: bool) -> String {
     match (&written.host, &written.endpoints[..]) {
-        (Some(host), [_]) => {
+        (Some(host), [endpoint]) if is_authority_of(host, &endpoint.address) => {
             let scheme = if tls { "https" } else { "http" };
             format!("{scheme}://{host}{}", written.base_path.as_ref().map_or("", |path| path))
         }
         _ => name.to_owned(),
     }
+}
+
+/// Whether a host is what a URL of this endpoint would have; its port may be left out.
+fn is_authority_of(host: &str, address: &str) -> bool {
+    host == address || [":80", ":443"].iter().any(|port| address.strip_suffix(port) == Some(host))
 }
 
 fn base_path(written: &config::Upstream, found: &mut Diagnostics) -> Option<String> {

@@ -37,18 +37,40 @@ impl Connect for Cuttable {
         };
         let stream = match tokio::time::timeout(self.patience, TcpStream::connect(address)).await {
             Ok(Ok(stream)) => stream,
-            Ok(Err(cause)) => return Error::e_because(ErrorType::ConnectRefused, "connecting", cause),
+            Ok(Err(cause)) => return Error::e_because(kind(&cause), "connecting", cause),
             Err(_) => return Error::e_explain(ErrorType::ConnectTimedout, "connecting"),
         };
-        let stream = stream.into_std().or_err(ErrorType::SocketError, "taking a connection")?;
-        let handle = stream.try_clone().or_err(ErrorType::SocketError, "doubling a connection's handle")?;
-        let stream = TcpStream::from_std(stream).or_err(ErrorType::SocketError, "giving a connection back")?;
+        let (stream, digest) = with_handle(stream)?;
         let mut stream = Stream::from(stream);
-        let nothing = Box::new(ResponseHeader::build(200, None)?);
-        stream.set_proxy_digest(ProxyDigest::new(nothing, Some(Box::new(handle))));
+        stream.set_proxy_digest(digest);
         Ok(stream)
     }
 }
+
+/// A connection, and the digest that holds a second handle to it.
+pub(super) fn with_handle(stream: TcpStream) -> Result<(TcpStream, ProxyDigest)> {
+    let stream = stream.into_std().or_err(ErrorType::SocketError, "taking a connection")?;
+    let handle = stream.try_clone().or_err(ErrorType::SocketError, "doubling a connection's handle")?;
+    let stream = TcpStream::from_std(stream).or_err(ErrorType::SocketError, "giving a connection back")?;
+    let nothing = Box::new(ResponseHeader::build(200, None)?);
+    Ok((stream, ProxyDigest::new(nothing, Some(Box::new(handle)))))
+}
+
+/// The kind of error behind a failed connect: what the gateway itself ran short of is not the
+/// endpoint's fault.
+pub(super) fn kind(cause: &std::io::Error) -> ErrorType {
+    use std::io::ErrorKind::{AddrNotAvailable, OutOfMemory};
+    let short = cause.raw_os_error().is_some_and(|code| [EMFILE, ENFILE].contains(&code));
+    if short || matches!(cause.kind(), AddrNotAvailable | OutOfMemory) {
+        ErrorType::SocketError
+    } else {
+        ErrorType::ConnectRefused
+    }
+}
+
+/// Too many open files: of the process, and of the system (errno.h of Linux).
+const EMFILE: i32 = 24;
+const ENFILE: i32 = 23;
 
 /// A limit that runs; ends when dropped.
 #[derive(Debug)]

@@ -102,8 +102,15 @@ async fn addresses(
     let answer: Result<Answer<_>, Failure> = resolver.addresses(&location.host).await;
     match answer {
         Ok(answer) => {
-            let list = answer.records.iter().map(|address| SocketAddr::new(*address, location.port));
-            (Some(list.collect()), answer.ttl)
+            let mut list: Vec<_> =
+                answer.records.iter().map(|address| SocketAddr::new(*address, location.port)).collect();
+            if !answer.whole {
+                // Of the family that could not be asked for, the last addresses stay.
+                let known = upstream.addresses_at(location);
+                let ipv4 = list.iter().any(SocketAddr::is_ipv4);
+                list.extend(known.iter().filter(|old| old.is_ipv4() != ipv4));
+            }
+            (Some(list), answer.ttl)
         }
         Err(cause) => {
             failed(upstream, &location.host, &cause.to_string());

@@ -212,10 +212,9 @@ impl Endpoint {
         let mut streak = self.streak.lock().unwrap_or_else(PoisonError::into_inner);
         let known = self.health();
         // A check that passes also ends an ejection: the endpoint answers again.
-        if passed && self.outlier.is_ejected(now) {
+        if passed && known == Health::Healthy && self.outlier.is_ejected(now) {
             self.outlier.readmit();
             self.start_slowly(now);
-            self.set_health(Health::Healthy);
             return Some(Health::Healthy);
         }
         let health = if known == Health::New {

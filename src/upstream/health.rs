@@ -104,9 +104,9 @@ pub async fn run(upstream: Weak<Upstream>) {
             let Some(upstream) = upstream.upgrade() else { return };
             let Some(plan) = upstream.health() else { return };
             round(&upstream, plan, &mut checks).await;
-            let next = checks.values().map(|check| check.due).min();
             // A new endpoint is looked for at least this often.
-            next.unwrap_or_else(Instant::now).min(Instant::now() + plan.every)
+            let latest = Instant::now() + plan.every;
+            checks.values().map(|check| check.due).min().map_or(latest, |next| next.min(latest))
         };
         tokio::time::sleep_until(next.into()).await;
     }
@@ -141,6 +141,8 @@ async fn round(upstream: &Arc<Upstream>, plan: &Plan, checks: &mut Checks) {
     }
     if results.into_iter().any(|changed| changed) {
         upstream.rebalance();
+    } else {
+        upstream.refresh();
     }
 }
 

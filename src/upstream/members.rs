@@ -50,7 +50,7 @@ impl Ask<'_> {
     /// A request with nothing to heed.
     #[must_use]
     pub fn new(now: Instant) -> Self {
-        Self { key: &[], avoid: None, token: None, load: 0, now }
+        Self { key: &[], avoid: None, token: None, load: 0, deadline: None, now }
     }
 }
 
@@ -70,6 +70,8 @@ impl Rules {
 #[derive(Default)]
 pub(super) struct Members {
     pub list: Vec<Member>,
+    /// Which of them were usable when this was laid out.
+    usable: Vec<bool>,
     tiers: Vec<Tier>,
 }
 
@@ -94,6 +96,8 @@ pub struct Ask<'a> {
     pub token: Option<u64>,
     /// Requests at the whole upstream, for balancers with bounded load.
     pub load: u32,
+    /// When the whole request must be over.
+    pub deadline: Option<Instant>,
     /// The present.
     pub now: Instant,
 }
@@ -104,10 +108,12 @@ impl Members {
         let mut numbers: Vec<u8> = list.iter().map(|member| member.tier).collect();
         numbers.sort_unstable();
         numbers.dedup();
+        // Only where all tiers together lack sound endpoints are the others used.
+        let sound: u64 = numbers.iter().map(|number| sound_share(&list, *number, now)).sum();
         let mut left = ALL;
         let mut tiers = Vec::new();
         for number in numbers {
-            let (seats, panic, usable) = seats(&list, number, rules, now);
+            let (seats, panic, usable) = seats(&list, number, (rules, sound < ALL), now);
             let taken = usable.min(left);
             left -= taken;
             // A tier without a share still takes what the others cannot.
@@ -123,12 +129,18 @@ impl Members {
             };
             tiers.push(Tier { number, share: taken, balancer, panic, seats: seats.len() });
         }
-        Self { list, tiers }
+        let usable = list.iter().map(|member| member.endpoint.is_usable(now)).collect();
+        Self { list, usable, tiers }
+    }
+
+    /// Whether endpoints became usable, or ceased to be, since this was laid out.
+    pub fn is_outdated(&self, now: Instant) -> bool {
+        self.list.iter().zip(&self.usable).any(|(member, usable)| member.endpoint.is_usable(now) != *usable)
     }
 
     /// Picks a member for a new request.
     pub fn pick(&self, ask: &Ask<'_>, rules: &Rules) -> Option<&Member> {
-        if let Some(member) = ask.token.and_then(|token| self.kept(token, ask)) {
+        if let Some(member) = ask.token.and_then(|token| self.kept(token, ask, rules)) {
             return Some(member);
         }
         let mut random = || fastrand::u64(..);
@@ -162,10 +174,27 @@ impl Members {
     }
 
     /// The member that a client sticks to, if it still may.
-    fn kept(&self, token: u64, ask: &Ask<'_>) -> Option<&Member> {
+    fn kept(&self, token: u64, ask: &Ask<'_>, rules: &Rules) -> Option<&Member> {
         let member = self.list.iter().find(|member| member.token == token)?;
-        let free = Some(member.endpoint.address()) != ask.avoid;
-        (free && member.endpoint.keeps_clients(ask.now)).then_some(member)
+        let endpoint = &member.endpoint;
+        let free = Some(endpoint.address()) != ask.avoid && endpoint.in_flight() < rules.connections;
+        let open = rules.breaker.is_some() && endpoint.breaker.state(ask.now) == breaker::State::Open;
+        (free && !open && endpoint.keeps_clients(ask.now)).then_some(member)
+    }
+
+    /// The members that may be picked, from one on.
+    pub fn usable_from<'a>(
+        &'a self,
+        start: usize,
+        ask: &'a Ask<'_>,
+        rules: &'a Rules,
+    ) -> impl Iterator<Item = &'a Member> {
+        let length = self.list.len().max(1);
+        let view = View { list: &self.list, ask, rules, panic: false };
+        let indices = (0..self.list.len()).map(move |step| start.wrapping_add(step) % length);
+        let eligible = indices
+            .filter(move |index| u32::try_from(*index).is_ok_and(|index| balancer::Members::eligible(&view, index)));
+        eligible.filter_map(|index| self.list.get(index))
     }
 
     /// Whether a try could go somewhere else than to `avoid`.
@@ -173,9 +202,10 @@ impl Members {
         let ask = Ask { avoid, ..Ask::new(now) };
         self.tiers.iter().any(|tier| {
             let view = View { list: &self.list, ask: &ask, rules, panic: tier.panic };
-            (0..)
-                .zip(&self.list)
-                .any(|(index, member)| member.tier == tier.number && balancer::Members::eligible(&view, index))
+            (0..).zip(&self.list).any(|(index, member)| {
+                let seated = tier.panic || member.endpoint.health() != Health::New;
+                member.tier == tier.number && seated && balancer::Members::eligible(&view, index)
+            })
         })
     }
 
@@ -190,6 +220,17 @@ impl Members {
     }
 }
 
+/// The share of all requests that a tier's usable endpoints can take, in percent.
+fn sound_share(list: &[Member], number: u8, now: Instant) -> u64 {
+    let tier = list.iter().map(|member| (member.tier, &member.endpoint)).filter(|(tier, _)| *tier == number);
+    let ready = tier.filter(|(_, endpoint)| endpoint.state() == State::Ready);
+    let (all, sound) =
+        ready.fold((0_u64, 0_u64), |(all, sound), (_, endpoint)| (all + 1, sound + u64::from(endpoint.is_usable(now))));
+    // However few they are, they get something.
+    let share = (OVERPROVISIONING * sound).checked_div(all).unwrap_or(0);
+    share.clamp(u64::from(sound > 0), ALL)
+}
+
 /// Whether a tier has the same members, in the same places and with the same weights.
 fn same(one: &[Member], other: &[Member], number: u8) -> bool {
     let tier = |list: &[Member]| -> Vec<_> {
@@ -200,7 +241,12 @@ fn same(one: &[Member], other: &[Member], number: u8) -> bool {
 }
 
 /// The seats of a tier, whether it panics, and the share of the requests that it takes (percent).
-fn seats<'a>(list: &'a [Member], number: u8, rules: &Rules, now: Instant) -> (Vec<Seat<'a>>, bool, u64) {
+fn seats<'a>(
+    list: &'a [Member],
+    number: u8,
+    (rules, may_panic): (&Rules, bool),
+    now: Instant,
+) -> (Vec<Seat<'a>>, bool, u64) {
     let tier = || (0..).zip(list).filter(move |(_, member)| member.tier == number);
     let ready = || tier().filter(|(_, member)| member.endpoint.state() == State::Ready);
     let usable = || ready().filter(move |(_, member)| member.endpoint.is_usable(now));
@@ -208,7 +254,7 @@ fn seats<'a>(list: &'a [Member], number: u8, rules: &Rules, now: Instant) -> (Ve
     let tested = || usable().filter(|(_, member)| member.endpoint.health() != Health::New);
     let (all, sound) = (ready().count(), usable().count());
     #[expect(clippy::cast_precision_loss, reason = "a share")]
-    let panic = all > 0 && (sound as f64) < rules.panic_threshold * all as f64;
+    let panic = may_panic && all > 0 && (sound as f64) < rules.panic_threshold * all as f64;
     let seat = |(member, at): (u32, &'a Member)| Seat { member, weight: at.weight, name: at.endpoint.name() };
     let seats: Vec<_> = if rules.hashes() {
         tier().map(seat).collect()
@@ -219,8 +265,7 @@ fn seats<'a>(list: &'a [Member], number: u8, rules: &Rules, now: Instant) -> (Ve
     } else {
         usable().map(seat).collect()
     };
-    let share = (OVERPROVISIONING * sound as u64).checked_div(all as u64).unwrap_or(0).min(ALL);
-    let share = if panic { ALL } else { share };
+    let share = if panic { ALL } else { sound_share(list, number, now) };
     (seats, panic, share)
 }
 

@@ -10,11 +10,12 @@ use std::time::{Duration, Instant};
 
 use bytes::{Bytes, BytesMut};
 use http::Method;
+use http::header::{CONTENT_LENGTH, TRANSFER_ENCODING};
 use pingora::connectors::http::Connector;
 use pingora::http::RequestHeader;
 use tokio::sync::oneshot;
 
-use crate::telemetry::Copied;
+use crate::telemetry::{Copied, Outcome};
 
 use super::failure::Methods;
 use super::{Ask, Try, Upstream};
@@ -124,20 +125,27 @@ impl Draft {
         Some(self)
     }
 
+    /// Forgets the body: the request is sent again from its begin.
+    pub fn restart(&mut self) {
+        self.body.clear();
+    }
+
     /// Sends the copy in a task of its own. What the primary's answer was may be told through the
     /// sender that is returned, if it is to be compared.
     #[must_use]
     pub fn send(self) -> Option<oneshot::Sender<Seen>> {
-        let Self { place, request, body } = self;
+        let Self { place, mut request, body } = self;
+        // The whole body is there, however it came.
+        request.remove_header(&TRANSFER_ENCODING);
+        if !body.is_empty() {
+            request.insert_header(CONTENT_LENGTH, body.len()).ok()?;
+        }
         let compare = place.0.rule.compare;
         let (tell, told) = oneshot::channel();
         tokio::spawn(async move {
             let mirror = &place.0;
-            let timeouts = &mirror.upstream.settings().timeouts;
-            let limit = timeouts.connect + timeouts.response;
-            let seen = match tokio::time::timeout(limit, mirror.ask(*request, body.freeze())).await {
-                Ok(Ok(seen)) => seen,
-                Ok(Err(())) | Err(_) => return mirror.upstream.metrics().copied(Copied::Failed),
+            let Ok(seen) = mirror.ask(*request, body.freeze()).await else {
+                return mirror.upstream.metrics().copied(Copied::Failed);
             };
             mirror.upstream.metrics().copied(Copied::Sent);
             if compare && let Ok(Ok(primary)) = tokio::time::timeout(PATIENCE, told).await {
@@ -153,13 +161,16 @@ impl Mirror {
         let now = Instant::now();
         let mut begun: Try = self.upstream.begin(Ask::new(now), false).await.map_err(drop)?;
         let peer = begun.peer().clone();
-        let asked = self.exchange(&peer, request, body, now).await;
+        let timeouts = &self.upstream.settings().timeouts;
+        let limit = timeouts.connect + timeouts.response;
+        let asked = tokio::time::timeout(limit, self.exchange(&peer, request, body, now)).await;
         begun.ended(match &asked {
-            Ok(seen) if seen.status < 500 => crate::telemetry::Outcome::Success,
-            Ok(_) => crate::telemetry::Outcome::ServerError,
-            Err(_) => crate::telemetry::Outcome::Reset,
+            Ok(Ok(seen)) if seen.status < 500 => Outcome::Success,
+            Ok(Ok(_)) => Outcome::ServerError,
+            Ok(Err(_)) => Outcome::Reset,
+            Err(_) => Outcome::Timeout,
         });
-        asked.map_err(drop)
+        asked.map_err(drop)?.map_err(drop)
     }
 
     async fn exchange(

@@ -148,7 +148,7 @@ pub struct Upstream {
     members: ArcSwap<Members>,
     /// Held while the members change.
     change: Mutex<Vec<Location>>,
-    shared: Arc<Shared>,
+    shared: Shared,
     registry: Arc<Metrics>,
     metrics: UpstreamMetrics,
     /// Connects tries whose answer must begin in time.
@@ -166,11 +166,11 @@ struct Policies {
 /// What outlives a reload that keeps the upstream's name.
 struct Shared {
     gate: Arc<Gate>,
-    breaker: Breaker,
-    gradient: Option<Gradient>,
-    retries: AtomicU32,
+    breaker: Arc<Breaker>,
+    gradient: Option<Arc<Gradient>>,
+    retries: Arc<AtomicU32>,
     /// Tries under way; counted for balancers with bounded load only.
-    load: AtomicU32,
+    load: Arc<AtomicU32>,
 }
 
 /// How an upstream stands at a moment.
@@ -197,6 +197,8 @@ pub enum PickError {
     Open(Duration),
     /// Too much is under way.
     Overloaded,
+    /// The request's own time was over before there was a place.
+    TooLate,
 }
 
 /// Addresses found for each location; `None` keeps the last ones.
@@ -240,11 +242,28 @@ impl Upstream {
         });
         let found: Found = found.collect();
         upstream.install(&listed, &found, known);
-        if upstream.settings.health.is_none() {
-            upstream.members.load().list.iter().for_each(|member| member.endpoint.forget_checks());
-            upstream.rebalance();
-        }
         Arc::new(upstream)
+    }
+
+    /// Comes into force: forgets what nobody looks after any more, and lays out what changed
+    /// since it was made.
+    pub fn take_over(&self) {
+        for (endpoint, _) in self.endpoints() {
+            if self.settings.health.is_none() {
+                endpoint.forget_checks();
+            }
+            if self.settings.resilience.eject.is_none() {
+                endpoint.outlier.readmit();
+            }
+        }
+        self.rebalance();
+    }
+
+    /// Lays the members out anew if that is due.
+    pub fn refresh(&self) {
+        if self.members.load().is_outdated(Instant::now()) {
+            self.rebalance();
+        }
     }
 
     /// Its name.
@@ -298,16 +317,10 @@ impl Upstream {
         Some(Arc::clone(&member.endpoint))
     }
 
-    /// Whether a try could go somewhere else than to `avoid`.
-    #[must_use]
-    pub fn has_other(&self, avoid: Option<SocketAddr>, now: Instant) -> bool {
-        self.members.load().has_other(avoid, &self.policies.rules, now)
-    }
-
     /// Requests that it takes at once now; `u32::MAX` for no limit.
     #[must_use]
     pub fn limit(&self) -> u32 {
-        let adaptive = self.shared.gradient.as_ref().map_or(u32::MAX, Gradient::limit);
+        let adaptive = self.shared.gradient.as_ref().map_or(u32::MAX, |gradient| gradient.limit());
         let fixed = self.policies.gate.limit.unwrap_or(u32::MAX);
         // Full endpoints make requests wait rather than fail.
         let connections = self.policies.rules.connections;
@@ -353,6 +366,17 @@ impl Upstream {
     #[must_use]
     pub fn locations(&self) -> Vec<Location> {
         self.change.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// The addresses that a location was last found at.
+    #[must_use]
+    pub fn addresses_at(&self, location: &Location) -> Vec<SocketAddr> {
+        let (members, locations) = (self.members.load(), self.locations());
+        let same = |member: &&Member| {
+            let other = locations.get(member.location);
+            other.is_some_and(|other| other.host == location.host && other.port == location.port)
+        };
+        members.list.iter().filter(same).map(|member| member.endpoint.address()).collect()
     }
 
     /// Takes new locations and their addresses; where none were found, the last ones stay.
@@ -440,20 +464,25 @@ impl Policies {
 }
 
 impl Shared {
-    fn adopt(settings: &Settings, previous: Option<&Upstream>) -> Arc<Self> {
-        let adaptive = &settings.resilience.adaptive;
-        match previous {
-            Some(previous) if previous.settings.resilience.adaptive == *adaptive => Arc::clone(&previous.shared),
-            _ => {
-                let now = Instant::now();
-                Arc::new(Self {
-                    gate: Gate::new(),
-                    breaker: Breaker::new(now),
-                    gradient: adaptive.map(|policy| Gradient::new(policy, now)),
-                    retries: AtomicU32::new(0),
-                    load: AtomicU32::new(0),
-                })
-            }
+    fn adopt(settings: &Settings, previous: Option<&Upstream>) -> Self {
+        let (now, adaptive) = (Instant::now(), settings.resilience.adaptive);
+        let Some(previous) = previous else {
+            return Self {
+                gate: Gate::new(),
+                breaker: Arc::new(Breaker::new(now)),
+                gradient: adaptive.map(|policy| Arc::new(Gradient::new(policy, now))),
+                retries: Arc::default(),
+                load: Arc::default(),
+            };
+        };
+        let kept = previous.settings.resilience.adaptive == adaptive;
+        let gradient = previous.shared.gradient.clone().filter(|_| kept);
+        Self {
+            gate: Arc::clone(&previous.shared.gate),
+            breaker: Arc::clone(&previous.shared.breaker),
+            gradient: gradient.or_else(|| adaptive.map(|policy| Arc::new(Gradient::new(policy, now)))),
+            retries: Arc::clone(&previous.shared.retries),
+            load: Arc::clone(&previous.shared.load),
         }
     }
 }

@@ -51,6 +51,8 @@ pub struct Resolver {
 pub struct Answer<T> {
     /// Sorted, without duplicates, never empty and at most [`MAX_RECORDS`].
     pub records: Vec<T>,
+    /// Whether all was found: not if one of the two families of addresses could not be asked for.
+    pub whole: bool,
     /// The shortest TTL on the way to the records, within [`MIN_TTL`] and [`MAX_TTL`].
     pub ttl: Duration,
 }
@@ -131,7 +133,7 @@ impl Resolver {
     /// [`Failure::Failed`] when neither found anything and one of them might have.
     pub async fn addresses(&self, host: &str) -> Result<Answer<IpAddr>, Failure> {
         if let Ok(address) = host.parse() {
-            return Ok(Answer { records: vec![address], ttl: MAX_TTL });
+            return Ok(Answer { records: vec![address], whole: true, ttl: MAX_TTL });
         }
         if let Some(answer) = self.known(&absolute(host)?) {
             return Ok(answer);
@@ -185,6 +187,10 @@ impl Resolver {
         let [a, aaaa] = [RecordType::A, RecordType::AAAA].map(|kind| self.ask(name, kind, deadline));
         match tokio::join!(a, aaaa) {
             (Ok(a), Ok(aaaa)) => answer(&[a, aaaa], RData::ip_addr),
+            // One lost packet must not take half of the addresses away.
+            (Ok(found), Err(Failure::Failed(_))) | (Err(Failure::Failed(_)), Ok(found)) => {
+                answer(&[found], RData::ip_addr).map(|answer| Answer { whole: false, ..answer })
+            }
             (Ok(found), Err(_)) | (Err(_), Ok(found)) => answer(&[found], RData::ip_addr),
             (Err(a), Err(aaaa)) => Err(a.or(aaaa)),
         }
@@ -296,7 +302,7 @@ fn answer<T: Ord>(lookups: &[Lookup], record: impl Fn(&RData) -> Option<T>) -> R
         return Err(Failure::NoRecords);
     }
     let ttl = answers().map(|answer| Duration::from_secs(answer.ttl.into())).min().unwrap_or(MIN_TTL);
-    Ok(Answer { records, ttl: ttl.clamp(MIN_TTL, MAX_TTL) })
+    Ok(Answer { records, whole: true, ttl: ttl.clamp(MIN_TTL, MAX_TTL) })
 }
 
 fn target(alias: &Lookup) -> Option<Name> {
@@ -362,7 +368,7 @@ mod tests {
         let resolver = Resolver::over(&[server], vec![Name::from_ascii("a.test").unwrap()], hosts).unwrap();
         for (host, records) in [("WEB", vec![[10, 0, 0, 1]]), ("web.test.", vec![[10, 0, 0, 1], [10, 0, 0, 2]])] {
             let records = records.into_iter().map(IpAddr::from).collect();
-            assert_eq!(resolver.addresses(host).await, Ok(Answer { records, ttl: MAX_TTL }), "{host}");
+            assert_eq!(resolver.addresses(host).await, Ok(Answer { records, whole: true, ttl: MAX_TTL }), "{host}");
         }
     }
 

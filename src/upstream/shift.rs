@@ -12,6 +12,8 @@ use std::time::{Duration, Instant};
 /// How a shift proceeds.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Policy {
+    /// From what to what, in words: another pair is another shift.
+    pub between: String,
     /// The shares of the new target, ascending fractions; the last is 1.
     pub steps: Vec<f64>,
     /// How long each step lasts at least.
@@ -194,6 +196,7 @@ mod tests {
 
     fn shift(rollback: bool) -> (Shift, Instant) {
         let policy = Policy {
+            between: "old new".to_owned(),
             steps: vec![0.1, 0.5, 1.0],
             hold: Duration::from_secs(10),
             failure_excess: 0.01,

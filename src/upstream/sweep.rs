@@ -25,6 +25,7 @@ pub async fn run(upstream: Weak<Upstream>) {
         }
         let before = std::mem::replace(&mut out, upstream.ejected(now));
         upstream.readmit(before.iter().filter(|endpoint| !out.contains(endpoint)), now);
+        upstream.refresh();
     }
 }
 
@@ -67,7 +68,10 @@ impl Upstream {
             // Two tries that fail at once must not eject one endpoint too many.
             let _change = self.change.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
             let members = self.members.load();
-            if endpoint.outlier.is_ejected(now) || self.ejected(now).len() >= cap(members.list.len(), policy) {
+            let others = members.list.iter().filter(|member| !std::ptr::eq(&*member.endpoint, endpoint));
+            let last = !others.map(|member| &member.endpoint).any(|other| other.is_usable(now));
+            let full = self.ejected(now).len() >= cap(members.list.len(), policy);
+            if last || full || endpoint.outlier.is_ejected(now) {
                 return;
             }
             let until = endpoint.outlier.eject(now, policy);
@@ -79,14 +83,9 @@ impl Upstream {
     }
 
     fn readmit<'a>(&self, returned: impl Iterator<Item = &'a SocketAddr>, now: Instant) {
-        let mut any = false;
         for endpoint in returned.filter_map(|address| self.endpoint(*address)) {
             tracing::info!(upstream = self.name(), endpoint = endpoint.name(), "endpoint is readmitted");
             endpoint.start_slowly(now);
-            any = true;
-        }
-        if any {
-            self.rebalance();
         }
     }
 

@@ -9,9 +9,9 @@ use pingora::upstreams::peer::HttpPeer;
 
 use crate::telemetry::Outcome;
 
-use super::breaker::{self, Pass};
+use super::breaker::{self, Breaker, Pass};
 use super::endpoint::Endpoint;
-use super::gate::{Admission, Refusal};
+use super::gate::{self, Admission};
 use super::members::{Ask, Member};
 use super::{PickError, Upstream};
 
@@ -23,20 +23,51 @@ pub struct Try {
     started: Instant,
     /// Requests at the upstream when it began, for the limit that adapts.
     crowd: u32,
-    passes: Passes,
+    leave: Option<Leave>,
+    endpoint_leave: Option<Leave>,
     /// The cookie that makes the client stick, unless it has it.
     cookie: Option<HeaderValue>,
+    /// How its answer began.
+    answered: Option<Outcome>,
     told: bool,
     _counted: Option<Counted>,
     _admission: Option<Admission>,
     _again: Option<Again>,
 }
 
-/// Leave of the breakers.
-#[derive(Clone, Copy, Debug, Default)]
-struct Passes {
-    upstream: Option<Pass>,
-    endpoint: Option<Pass>,
+/// Leave of a breaker; given back when dropped, unless the try told how it ended.
+struct Leave {
+    of: Of,
+    pass: Option<Pass>,
+}
+
+/// Whose breaker.
+enum Of {
+    Upstream(Arc<Upstream>),
+    Endpoint(Arc<Endpoint>),
+}
+
+impl Leave {
+    fn breaker(&self) -> &Breaker {
+        match &self.of {
+            Of::Upstream(upstream) => &upstream.shared.breaker,
+            Of::Endpoint(endpoint) => &endpoint.breaker,
+        }
+    }
+
+    /// Tells the breaker how the try ended; returns its new state if that changed.
+    fn tell(&mut self, now: Instant, ok: bool, policy: &breaker::Policy) -> Option<breaker::State> {
+        let pass = self.pass.take()?;
+        self.breaker().record(now, pass, ok, policy)
+    }
+}
+
+impl Drop for Leave {
+    fn drop(&mut self) {
+        if let Some(pass) = self.pass.take() {
+            self.breaker().abandon(pass);
+        }
+    }
 }
 
 /// A place among the repeated tries; gives it back when dropped.
@@ -64,9 +95,6 @@ impl Drop for Counted {
     }
 }
 
-/// Picks of which the endpoint's own breaker may refuse, one after another.
-const PICKS: usize = 3;
-
 impl Upstream {
     /// Begins a try: waits for a place where there is a queue, asks the breakers, picks an
     /// endpoint. `again` says that the request was here before.
@@ -75,33 +103,22 @@ impl Upstream {
     /// See [`PickError`].
     pub async fn begin(self: &Arc<Self>, ask: Ask<'_>, again: bool) -> Result<Try, PickError> {
         let again = if again { self.again()? } else { None };
-        let pass = match &self.policies.breaker {
-            Some(policy) => Some(
-                self.shared.breaker.permit(ask.now, policy).map_err(|refused| PickError::Open(refused.retry_after))?,
-            ),
-            None => None,
-        };
-        let admission = match self.place(ask.now).await {
-            Ok(admission) => admission,
-            Err(refusal) => {
-                self.abandon(pass);
-                return Err(refusal);
-            }
-        };
+        // Asked before the queue too, so that nobody waits for what is closed.
+        if self.policies.breaker.is_some() && self.shared.breaker.state(ask.now) == breaker::State::Open {
+            self.leave(ask.now)?;
+        }
+        let admission = self.place(&ask).await?;
         // Waiting took time.
         let ask = if admission.is_some() { Ask { now: Instant::now(), ..ask } } else { ask };
-        match self.pick(ask) {
-            Ok(mut begun) => {
-                begun.passes.upstream = pass;
-                begun.crowd = self.shared.gate.in_use();
-                (begun._admission, begun._again) = (admission, again);
-                Ok(begun)
-            }
-            Err(error) => {
-                self.abandon(pass);
-                Err(error)
-            }
+        if ask.deadline.is_some_and(|deadline| ask.now >= deadline) {
+            return Err(PickError::TooLate);
         }
+        let leave = self.leave(ask.now)?;
+        let mut begun = self.pick(ask)?;
+        begun.leave = leave;
+        begun.crowd = if self.shared.gradient.is_some() { self.shared.gate.in_use() } else { 0 };
+        (begun._admission, begun._again) = (admission, again);
+        Ok(begun)
     }
 
     fn again(self: &Arc<Self>) -> Result<Option<Again>, PickError> {
@@ -111,24 +128,37 @@ impl Upstream {
         if before < limit { Ok(Some(again)) } else { Err(PickError::Overloaded) }
     }
 
-    async fn place(&self, now: Instant) -> Result<Option<Admission>, PickError> {
+    fn leave(self: &Arc<Self>, now: Instant) -> Result<Option<Leave>, PickError> {
+        let Some(policy) = &self.policies.breaker else { return Ok(None) };
+        match self.shared.breaker.permit(now, policy) {
+            Ok(pass) => Ok(Some(Leave { of: Of::Upstream(Arc::clone(self)), pass: Some(pass) })),
+            Err(refused) => Err(PickError::Open(refused.retry_after)),
+        }
+    }
+
+    async fn place(&self, ask: &Ask<'_>) -> Result<Option<Admission>, PickError> {
         let limit = self.limit();
         if limit == u32::MAX {
             return Ok(None);
         }
-        match self.shared.gate.enter(limit, &self.policies.gate, now).await {
+        let policy = &self.policies.gate;
+        let left = ask.deadline.map_or(policy.patience, |deadline| deadline.saturating_duration_since(ask.now));
+        let policy = gate::Policy { patience: policy.patience.min(left), ..policy.clone() };
+        match self.shared.gate.enter(limit, &policy, ask.now).await {
             Ok(admission) => Ok(Some(admission)),
-            Err(Refusal::Full | Refusal::TimedOut) => {
+            Err(_) => {
                 self.metrics().overloaded.inc();
                 Err(PickError::Overloaded)
             }
         }
     }
 
-    fn abandon(&self, pass: Option<Pass>) {
-        if let Some(pass) = pass {
-            self.shared.breaker.abandon(pass);
-        }
+    /// Whether a request that was at `avoid` could be tried here again, as far as is known now.
+    #[must_use]
+    pub fn may_repeat(&self, avoid: Option<std::net::SocketAddr>, now: Instant) -> bool {
+        let room = self.policies.retries.is_none_or(|limit| self.shared.retries.load(Ordering::Relaxed) < limit);
+        let closed = self.policies.breaker.is_none() || self.shared.breaker.state(now) != breaker::State::Open;
+        room && closed && self.members.load().has_other(avoid, &self.policies.rules, now)
     }
 
     fn pick(self: &Arc<Self>, mut ask: Ask<'_>) -> Result<Try, PickError> {
@@ -136,41 +166,48 @@ impl Upstream {
         if self.policies.rules.is_bounded() {
             ask.load = self.shared.load.load(Ordering::Relaxed);
         }
-        for _ in 0..PICKS {
-            let Some(member) = members.pick(&ask, &self.policies.rules) else { break };
-            let pass = match &self.policies.rules.breaker {
-                None => None,
-                Some(policy) => match member.endpoint.breaker.permit(ask.now, policy) {
-                    Ok(pass) => Some(pass),
-                    Err(_) => {
-                        ask.avoid = Some(member.endpoint.address());
-                        continue;
+        if let Some(member) = members.pick(&ask, &self.policies.rules) {
+            match self.endpoint_leave(member, ask.now) {
+                Ok(leave) => return Ok(self.start(member, leave, &ask)),
+                // All probes of its breaker are under way: any other that may be picked.
+                Err(()) => {
+                    let start = usize::try_from(fastrand::u32(..)).unwrap_or(0);
+                    for member in members.usable_from(start, &ask, &self.policies.rules) {
+                        if let Ok(leave) = self.endpoint_leave(member, ask.now) {
+                            return Ok(self.start(member, leave, &ask));
+                        }
                     }
-                },
-            };
-            return Ok(self.start(member, pass, &ask));
+                }
+            }
         }
-        if members.list.is_empty() {
-            return Err(PickError::Unresolved);
-        }
-        let full = |member: &Member| {
-            member.endpoint.is_usable(ask.now) && member.endpoint.in_flight() >= self.policies.rules.connections
-        };
-        let broken = |member: &Member| {
-            self.policies.rules.breaker.is_some()
-                && member.endpoint.is_usable(ask.now)
-                && member.endpoint.breaker.state(ask.now) != breaker::State::Closed
-        };
-        if members.list.iter().any(full) {
-            self.metrics().overloaded.inc();
-            return Err(PickError::Overloaded);
-        }
-        if members.list.iter().any(broken) { Err(PickError::Open(Duration::ZERO)) } else { Err(PickError::NoEndpoint) }
+        Err(self.why_none(&members.list, &ask))
     }
 
-    fn start(self: &Arc<Self>, member: &Member, pass: Option<Pass>, ask: &Ask<'_>) -> Try {
+    fn endpoint_leave(&self, member: &Member, now: Instant) -> Result<Option<Leave>, ()> {
+        let Some(policy) = &self.policies.rules.breaker else { return Ok(None) };
+        let pass = member.endpoint.breaker.permit(now, policy).map_err(drop)?;
+        Ok(Some(Leave { of: Of::Endpoint(Arc::clone(&member.endpoint)), pass: Some(pass) }))
+    }
+
+    fn why_none(&self, list: &[Member], ask: &Ask<'_>) -> PickError {
+        let rules = &self.policies.rules;
+        let usable = || list.iter().map(|member| &member.endpoint).filter(|endpoint| endpoint.is_usable(ask.now));
+        if list.is_empty() {
+            PickError::Unresolved
+        } else if usable().any(|endpoint| endpoint.in_flight() >= rules.connections) {
+            self.metrics().overloaded.inc();
+            PickError::Overloaded
+        } else if rules.breaker.is_some()
+            && usable().any(|endpoint| endpoint.breaker.state(ask.now) != breaker::State::Closed)
+        {
+            PickError::Open(Duration::ZERO)
+        } else {
+            PickError::NoEndpoint
+        }
+    }
+
+    fn start(self: &Arc<Self>, member: &Member, leave: Option<Leave>, ask: &Ask<'_>) -> Try {
         member.endpoint.enter();
-        let counted = self.policies.rules.is_bounded().then(|| Counted::new(self));
         let known = ask.token == Some(member.token);
         Try {
             upstream: Arc::clone(self),
@@ -178,10 +215,12 @@ impl Upstream {
             peer: Arc::clone(&member.peer),
             started: ask.now,
             crowd: 0,
-            passes: Passes { upstream: None, endpoint: pass },
+            leave: None,
+            endpoint_leave: leave,
             cookie: member.cookie.clone().filter(|_| !known),
+            answered: None,
             told: false,
-            _counted: counted,
+            _counted: self.policies.rules.is_bounded().then(|| Counted::new(self)),
             _admission: None,
             _again: None,
         }
@@ -219,6 +258,18 @@ impl Try {
         self.cookie.as_ref()
     }
 
+    /// An answer has begun. A failure is told at once; a success once the try ends, for the rest
+    /// of the answer may still fail.
+    pub fn answered(&mut self, outcome: Outcome, now: Instant) {
+        if self.answered.replace(outcome).is_some() {
+            return;
+        }
+        self.timed(outcome, now);
+        if outcome != Outcome::Success {
+            self.ended(outcome);
+        }
+    }
+
     /// Tells how it ended; only the first time counts. Ejects the endpoint and opens breakers as
     /// the policies say.
     pub fn ended(&mut self, outcome: Outcome) {
@@ -226,54 +277,52 @@ impl Try {
             return;
         }
         let now = Instant::now();
-        let took = now.saturating_duration_since(self.started);
+        if self.answered.is_none() {
+            self.timed(outcome, now);
+        }
         let ok = outcome == Outcome::Success;
-        let (upstream, endpoint) = (&self.upstream, &self.endpoint);
-        endpoint.metrics().tried(outcome);
-        let clock = endpoint.clock(now);
-        if ok {
-            #[expect(clippy::cast_precision_loss, reason = "an estimate")]
-            endpoint.latency.observe(clock, took.as_nanos() as f64);
-        } else {
-            endpoint.latency.fail(clock);
-        }
-        if let Some(gradient) = &upstream.shared.gradient {
-            let dropped = matches!(outcome, Outcome::Timeout | Outcome::ConnectFailed);
-            gradient.sample(now, took, self.crowd, dropped);
-        }
-        upstream.judge(endpoint, ok, now);
-        if let (Some(pass), Some(policy)) = (self.passes.upstream, &upstream.policies.breaker)
-            && let Some(state) = upstream.shared.breaker.record(now, pass, ok, policy)
+        self.endpoint.metrics().tried(outcome);
+        let upstream = Arc::clone(&self.upstream);
+        upstream.judge(&self.endpoint, ok, now);
+        if let (Some(leave), Some(policy)) = (&mut self.leave, &upstream.policies.breaker)
+            && let Some(state) = leave.tell(now, ok, policy)
         {
             upstream.breaker_turned(state, None);
         }
-        if let (Some(pass), Some(policy)) = (self.passes.endpoint, &upstream.policies.rules.breaker)
-            && let Some(state) = endpoint.breaker.record(now, pass, ok, policy)
+        if let (Some(leave), Some(policy)) = (&mut self.endpoint_leave, &upstream.policies.rules.breaker)
+            && let Some(state) = leave.tell(now, ok, policy)
         {
-            upstream.breaker_turned(state, Some(endpoint));
+            upstream.breaker_turned(state, Some(&self.endpoint));
         }
     }
 
-    /// The try is to be forgotten: what broke was a connection kept from before, not the endpoint.
-    pub fn stale(&mut self) {
-        if !std::mem::replace(&mut self.told, true) {
-            self.give_passes_back();
+    /// Takes the time to the answer's begin, or to the failure.
+    fn timed(&self, outcome: Outcome, now: Instant) {
+        let took = now.saturating_duration_since(self.started);
+        let clock = self.endpoint.clock(now);
+        if outcome == Outcome::Success {
+            #[expect(clippy::cast_precision_loss, reason = "an estimate")]
+            self.endpoint.latency.observe(clock, took.as_nanos() as f64);
+        } else {
+            self.endpoint.latency.fail(clock);
+        }
+        if let Some(gradient) = &self.upstream.shared.gradient {
+            let dropped = matches!(outcome, Outcome::Timeout | Outcome::ConnectFailed);
+            gradient.sample(now, took, self.crowd, dropped);
         }
     }
 
-    fn give_passes_back(&self) {
-        self.upstream.abandon(self.passes.upstream);
-        if let Some(pass) = self.passes.endpoint {
-            self.endpoint.breaker.abandon(pass);
-        }
+    /// The try tells nothing: what broke was a connection kept from before, or the gateway's own.
+    pub fn forget(&mut self) {
+        self.told = true;
     }
 }
 
 impl Drop for Try {
     fn drop(&mut self) {
         self.endpoint.leave();
-        if !self.told {
-            self.give_passes_back();
+        if let Some(outcome) = self.answered {
+            self.ended(outcome);
         }
     }
 }

@@ -12,12 +12,15 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use pingora::connectors::l4::Connect;
+use pingora::protocols::GetProxyDigest;
 use pingora::protocols::l4::socket::SocketAddr;
 use pingora::protocols::l4::stream::Stream;
 use pingora::protocols::l4::virt::{VirtualSockOpt, VirtualSocket, VirtualSocketStream};
 use pingora::{Error, ErrorType, Result};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
+
+use super::cutoff;
 
 /// Turns that a read waits after a write.
 const TURNS: u8 = 2;
@@ -38,10 +41,13 @@ impl Connect for Tunnels {
         let connected = tokio::time::timeout(self.patience, TcpStream::connect(address)).await;
         let stream = match connected {
             Ok(Ok(stream)) => stream,
-            Ok(Err(cause)) => return Error::e_because(ErrorType::ConnectRefused, "connecting an upgrade", cause),
+            Ok(Err(cause)) => return Error::e_because(cutoff::kind(&cause), "connecting an upgrade", cause),
             Err(_) => return Error::e_explain(ErrorType::ConnectTimedout, "connecting an upgrade"),
         };
-        Ok(Stream::from(VirtualSocketStream::new(Box::new(Tunnel { stream, turns: 0 }))))
+        let (stream, digest) = cutoff::with_handle(stream)?;
+        let mut stream = Stream::from(VirtualSocketStream::new(Box::new(Tunnel { stream, turns: 0 })));
+        stream.set_proxy_digest(digest);
+        Ok(stream)
     }
 }
 

@@ -226,6 +226,96 @@ async fn an_endpoint_with_an_open_breaker_is_passed_over() {
     assert_eq!(a.hits(), 2);
 }
 
+#[tokio::test]
+async fn the_last_usable_endpoint_is_never_ejected() {
+    let (a, b) = (Upstream::named("a").await, Upstream::named("b").await);
+    let settings = ", eject: { consecutive_failures: 2, base: 60s }";
+    let gateway = Gateway::start(&configuration(&[a.port, b.port], settings, "")).await;
+    gateway.command(&["upstreams", "maintenance", "u", &format!("127.0.0.1:{}", b.port)]);
+    a.answer(500);
+    for _ in 0..10 {
+        assert_eq!(gateway.get("/").await.status, 500);
+    }
+    assert_eq!((a.hits(), b.hits()), (10, 0));
+}
+
+#[tokio::test]
+async fn a_panic_of_one_tier_leaves_a_sound_one_in_charge() {
+    let (down, spare) = (free_port(), Upstream::named("spare").await);
+    let gateway = Gateway::start(&format!(
+        "upstreams: {{ u: {{ endpoints: [\"127.0.0.1:{down}\", {{ address: \"127.0.0.1:{}\", tier: 1 }}], panic_threshold: 50%, health: {{ tcp: true, every: 200ms, fall: 1 }} }} }}\nroutes: [{{ path: /*, retry: {{ attempts: 1 }}, to: u }}]\n",
+        spare.port
+    ))
+    .await;
+    until(&gateway, down, "unhealthy").await;
+    until(&gateway, spare.port, "healthy").await;
+    for _ in 0..20 {
+        assert_eq!(gateway.get("/").await.status, 200);
+    }
+}
+
+#[tokio::test]
+async fn what_a_reload_takes_away_is_forgotten_and_a_refused_one_changes_nothing() {
+    let (a, b) = (Upstream::named("a").await, Upstream::named("b").await);
+    let ports = [a.port, b.port];
+    let ejecting = ", eject: { consecutive_failures: 2, base: 600s }";
+    let gateway = Gateway::start(&configuration(&ports, ejecting, "")).await;
+    a.answer(500);
+    for _ in 0..6 {
+        gateway.get("/").await;
+    }
+    assert_eq!(condition(&gateway, a.port).await, "ejected");
+    gateway.write(&configuration(&ports, "", ", strip_prefix: 7"));
+    assert_eq!(gateway.reload().status.code(), Some(3));
+    assert_eq!(condition(&gateway, a.port).await, "ejected");
+    gateway.change(&configuration(&ports, "", ""));
+    a.answer(200);
+    let before = a.hits();
+    for _ in 0..10 {
+        gateway.get("/").await;
+    }
+    assert_eq!(a.hits(), before + 5);
+}
+
+#[tokio::test]
+async fn a_queue_never_outlasts_the_request() {
+    let server = Upstream::named("a").await;
+    server.delay(Duration::from_millis(1_500));
+    let settings = ", limits: { requests: 1, queue: 10, queue_timeout: 10s }";
+    let gateway = Gateway::start(&configuration(&[server.port], settings, ", timeout: { total: 400ms }")).await;
+    let first = tokio::spawn(raw::get_owned(gateway.port, "/".to_owned()));
+    eventually("the first is there", async || (server.hits() == 1).then_some(())).await;
+    let begin = Instant::now();
+    let second = gateway.get("/").await;
+    assert!(matches!(second.reason().as_str(), "deadline" | "overloaded"), "{}", second.text());
+    assert!(begin.elapsed() < Duration::from_millis(700), "{:?}", begin.elapsed());
+    assert_eq!(first.await.unwrap().unwrap().status, 504);
+}
+
+#[tokio::test]
+async fn an_upgrade_to_a_silent_server_ends_in_time() {
+    let silent = Scripted::start(Script::Silence).await;
+    let gateway = Gateway::start(&configuration(&[silent.port], ", timeout: { response: 400ms }", "")).await;
+    let begin = Instant::now();
+    let answer = gateway
+        .send(b"GET / HTTP/1.1\r\nHost: a\r\nConnection: upgrade\r\nUpgrade: websocket\r\nSec-WebSocket-Version: 13\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n")
+        .await;
+    assert_eq!(answer.reason(), "upstream_timeout");
+    assert!(begin.elapsed() < Duration::from_secs(1), "{:?}", begin.elapsed());
+}
+
+#[tokio::test]
+async fn an_endpoint_that_breaks_its_answers_off_is_ejected() {
+    let (broken, good) = (Scripted::start(Script::ResetMidAnswer).await, Upstream::named("good").await);
+    let settings = ", eject: { consecutive_failures: 3, base: 60s }";
+    let gateway = Gateway::start(&configuration(&[broken.port, good.port], settings, "")).await;
+    for _ in 0..20 {
+        let _ = raw::get(gateway.port, "/", &[]).await;
+    }
+    assert_eq!(condition(&gateway, broken.port).await, "ejected");
+    assert_eq!(broken.hits(), 3);
+}
+
 /// Offered load twice the capacity: what is accepted keeps its time, the rest is refused at once.
 #[tokio::test]
 async fn overload_is_refused_at_once_and_costs_no_goodput() {

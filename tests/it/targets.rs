@@ -171,6 +171,83 @@ async fn combinators_nest() {
     assert_eq!(gateway.get("/fallback").await.json()["server"], "c");
 }
 
+#[tokio::test]
+async fn a_fallback_leaves_what_is_closed_or_full() {
+    let (first, second) = (Upstream::named("first").await, Upstream::named("second").await);
+    let configuration = |first_settings: &str| {
+        format!(
+            "upstreams: {{ first: {{ endpoints: [\"127.0.0.1:{}\"], {first_settings} }}, second: {} }}\nroutes: [{{ path: /*, to: {{ fallback: [first, second] }} }}]\n",
+            first.port,
+            url(second.port)
+        )
+    };
+    first.answer(500);
+    let gateway = Gateway::start(&configuration("breaker: { consecutive_failures: 2, open: 60s }")).await;
+    for _ in 0..6 {
+        assert_eq!(server_of(&gateway, &[]).await, "second");
+    }
+    assert_eq!(first.hits(), 2, "then the breaker is open");
+    first.answer(200);
+    first.delay(Duration::from_secs(2));
+    let full = Gateway::start(&configuration("limits: { requests: 1 }")).await;
+    let running = tokio::spawn(crate::harness::raw::get_owned(full.port, "/".to_owned()));
+    eventually("the first target is full", async || (first.hits() == 3).then_some(())).await;
+    assert_eq!(server_of(&full, &[]).await, "second");
+    assert_eq!(running.await.unwrap().unwrap().json()["server"], "first");
+}
+
+#[tokio::test]
+async fn a_changed_order_serves_the_next_request() {
+    let (first, second) = (Upstream::named("first").await, Upstream::named("second").await);
+    let gateway = Gateway::start(&fallback(&[url(first.port), url(second.port)], "")).await;
+    assert_eq!(server_of(&gateway, &[]).await, "first");
+    gateway.change(&fallback(&[url(second.port), url(first.port)], ""));
+    assert_eq!(server_of(&gateway, &[]).await, "second");
+}
+
+#[tokio::test]
+async fn a_split_goes_on_where_it_was_through_reloads() {
+    let (a, b) = (Upstream::named("a").await, Upstream::named("b").await);
+    let configuration = |comment: usize| {
+        format!(
+            "upstreams: {{ a: {}, b: {} }}\nroutes:\n  - {{ path: /*, to: {{ split: {{ a: 9, b: 1 }} }} }}\n  - {{ path: /x{comment}, to: a }}\n",
+            url(a.port),
+            url(b.port)
+        )
+    };
+    let gateway = Gateway::start(&configuration(0)).await;
+    for round in 1..=10 {
+        gateway.get("/").await;
+        gateway.change(&configuration(round));
+    }
+    assert_eq!((a.hits(), b.hits()), (9, 1));
+}
+
+#[tokio::test]
+async fn a_shift_behind_a_fallback_is_guarded_too() {
+    let (old, new, spare) =
+        (Upstream::named("old").await, Upstream::named("new").await, Upstream::named("spare").await);
+    new.answer(500);
+    let gateway = Gateway::start(&format!(
+        "upstreams: {{ old: {}, new: {} }}\nroutes: [{{ path: /*, to: {{ fallback: [{{ shift: {{ from: old, to: new, steps: [50%], hold: 60s, sticky: {{ header: x-user }}, guard: {{ of_at_least: 20 }} }} }}, {}] }} }}]\n",
+        url(old.port),
+        url(new.port),
+        url(spare.port)
+    ))
+    .await;
+    let mut user = 0;
+    eventually("it is rolled back", async || {
+        let before = new.hits();
+        for _ in 0..20 {
+            user += 1;
+            assert_eq!(gateway.get_with("/", &[&format!("x-user: {user}")]).await.status, 200);
+        }
+        (user > 60 && new.hits() == before).then_some(())
+    })
+    .await;
+    assert!(spare.hits() > 0);
+}
+
 fn shifting(old: &Upstream, new: &Upstream, guard: &str) -> String {
     format!(
         "upstreams: {{ old: {}, new: {} }}\nroutes: [{{ name: s, path: /*, to: {{ shift: {{ from: old, to: new, steps: [20%, 50%], hold: 2s, sticky: {{ header: x-user }}, guard: {{ of_at_least: 200{guard} }} }} }} }}]\n",
@@ -252,12 +329,18 @@ async fn a_mirror_gets_copies_and_differences_are_counted() {
     count("sent", 2.0).await;
     // The two answers tell of different hosts in their bodies.
     count("other_body", 2.0).await;
+    // A chunked body arrives whole too.
+    let chunked =
+        b"POST /c HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\nConnection: close\r\n\r\n3\r\nabc\r\n0\r\n\r\n";
+    assert_eq!(gateway.send(chunked).await.json()["length"], 3);
+    count("sent", 3.0).await;
+    assert_eq!(&shadow.last_body()[..], b"abc");
     shadow.answer(500);
     gateway.get("/").await;
     count("other_status", 1.0).await;
     gateway.send(post(&"x".repeat(2_000)).as_bytes()).await;
     count("skipped", 1.0).await;
-    assert_eq!((primary.hits(), shadow.hits()), (4, 3));
+    assert_eq!((primary.hits(), shadow.hits()), (5, 4));
 }
 
 #[tokio::test]

@@ -64,7 +64,7 @@ impl Families {
             queued: make.gauges("upstream_queued", "Requests that wait for a place.", &["upstream"])?,
             healthy: make.gauges(
                 "upstream_endpoint_healthy",
-                "1 while an endpoint may be picked.",
+                "0 while the checks of an endpoint fail.",
                 &["upstream", "endpoint"],
             )?,
         })

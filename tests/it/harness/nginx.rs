@@ -31,7 +31,9 @@ impl Nginx {
             "daemon off; worker_processes 1; pid {root}/pid; error_log {root}/error.log; user root;
              events {{ worker_connections 4096; }}
              http {{
-               access_log off; keepalive_requests 100000000; client_max_body_size 0;
+               log_format posts '$arg_id'; access_log {root}/posts.log posts if=$posted;
+               map $request_method $posted {{ POST 1; default 0; }}
+               keepalive_requests 100000000; client_max_body_size 0;
                client_body_temp_path {root}/temp; proxy_temp_path {root}/temp; fastcgi_temp_path {root}/temp;
                uwsgi_temp_path {root}/temp; scgi_temp_path {root}/temp;
                server {{
@@ -64,10 +66,25 @@ impl Nginx {
 
     /// Kills all its processes without warning.
     pub fn kill(self) {
+        self.signal("9");
+    }
+
+    /// Sends all its processes a signal, such as `STOP`.
+    pub fn signal(&self, name: &str) {
+        assert!(Command::new("kill").arg(format!("-{name}")).args(self.processes()).status().unwrap().success());
+    }
+
+    fn processes(&self) -> Vec<String> {
         let master = self.child.id();
         let children = std::fs::read_to_string(format!("/proc/{master}/task/{master}/children")).unwrap();
-        let all = children.split_whitespace().map(str::to_owned).chain([master.to_string()]);
-        assert!(Command::new("kill").arg("-9").args(all).status().unwrap().success());
+        // The master first: it would replace a worker that dies.
+        std::iter::once(master.to_string()).chain(children.split_whitespace().map(str::to_owned)).collect()
+    }
+
+    /// The ids (`?id=`) of the POST requests that it served.
+    pub fn posted(&self) -> Vec<String> {
+        let log = std::fs::read_to_string(self.folder.path().join("posts.log")).unwrap_or_default();
+        log.lines().map(str::to_owned).collect()
     }
 
     /// The file that `/files/NAME` and `/chunked/NAME` serve.

@@ -1,8 +1,8 @@
 //! Servers behind the gateway: one that tells what it got, and one that does as it is told.
 
 use std::net::SocketAddr;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU16, AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use axum::Router;
@@ -38,6 +38,7 @@ struct Served {
     most: Arc<AtomicUsize>,
     /// How many are served at once; the others wait.
     room: Arc<Semaphore>,
+    last: Arc<Mutex<Bytes>>,
 }
 
 impl Upstream {
@@ -59,6 +60,7 @@ impl Upstream {
             busy: Arc::default(),
             most: Arc::default(),
             room: Arc::new(Semaphore::new(Semaphore::MAX_PERMITS)),
+            last: Arc::default(),
         };
         let router =
             Router::new().fallback(echo).layer(axum::extract::DefaultBodyLimit::disable()).with_state(state.clone());
@@ -93,6 +95,11 @@ impl Upstream {
         self.state.room.forget_permits(Semaphore::MAX_PERMITS - room);
     }
 
+    /// The body of the last request.
+    pub fn last_body(&self) -> Bytes {
+        self.state.last.lock().unwrap().clone()
+    }
+
     /// The most requests that were there at once.
     pub fn most(&self) -> usize {
         self.state.most.load(Ordering::SeqCst)
@@ -119,6 +126,7 @@ impl Drop for Busy {
 
 async fn echo(State(state): State<Served>, method: Method, uri: Uri, headers: HeaderMap, body: Bytes) -> Response {
     let number = state.hits.fetch_add(1, Ordering::SeqCst);
+    *state.last.lock().unwrap() = body.clone();
     let busy = Busy(Arc::clone(&state.busy));
     state.most.fetch_max(state.busy.fetch_add(1, Ordering::SeqCst) + 1, Ordering::SeqCst);
     let delay = Duration::from_millis(state.delay.load(Ordering::SeqCst) as u64);
@@ -210,11 +218,11 @@ async fn act(mut stream: TcpStream, script: Script, hits: Arc<AtomicUsize>) {
         hits.fetch_add(1, Ordering::SeqCst);
         let sent = match script {
             Script::Close => return,
-            Script::Reset => return reset(stream),
+            Script::Reset => return reset(&stream),
             Script::ResetMidAnswer => {
                 let _ = stream.write_all(b"HTTP/1.1 200 OK\r\nContent-Length: 1000\r\n\r\nhalf of it").await;
                 tokio::time::sleep(Duration::from_millis(30)).await;
-                return reset(stream);
+                return reset(&stream);
             }
             Script::Silence => std::future::pending().await,
             Script::Send(bytes) => {
@@ -242,8 +250,8 @@ async fn act(mut stream: TcpStream, script: Script, hits: Arc<AtomicUsize>) {
     }
 }
 
-/// Closes a connection with a RST in place of a FIN.
-fn reset(stream: TcpStream) {
+/// Makes the end of a connection a RST in place of a FIN.
+fn reset(stream: &TcpStream) {
     stream.set_zero_linger().unwrap();
 }
 
