@@ -13,7 +13,7 @@ use serde_json::{Value, json};
 use crate::snapshot::explain::Question;
 use crate::snapshot::{Action, Snapshot};
 use crate::telemetry::Outcome;
-use crate::upstream::{State, Upstream, breaker};
+use crate::upstream::{State, Upstream};
 
 use super::Admin;
 
@@ -67,6 +67,12 @@ pub fn route_list(snapshot: &Snapshot) -> Value {
         let tests = &route.tests;
         let count =
             tests.headers.len() + tests.query.len() + tests.cookies.len() + usize::from(!tests.clients.is_empty());
+        let mut shifts = Vec::new();
+        if let Action::Forward(forward) = &route.value.action {
+            forward
+                .target
+                .shifts(&mut |shift| shifts.push(json!({ "share": shift.share(), "phase": shift.describe() })));
+        }
         Some(json!({
             "name": route.value.name,
             "priority": route.priority,
@@ -75,6 +81,7 @@ pub fn route_list(snapshot: &Snapshot) -> Value {
             "methods": tests.methods.iter().map(http::Method::as_str).collect::<Vec<_>>(),
             "tests": count,
             "to": to,
+            "shifts": shifts,
         }))
     });
     entries.collect()
@@ -99,7 +106,7 @@ fn describe(upstream: &Upstream, now: Instant) -> Value {
             "healthy": endpoint.is_usable(now),
             "in_flight": endpoint.in_flight(),
             "latency_ms": endpoint.latency.value(endpoint.clock(now)) / 1e6,
-            "breaker": breaker_name(endpoint.breaker.state(now)),
+            "breaker": endpoint.breaker.state(now).as_str(),
             "success": metrics.count(Outcome::Success),
             "server_error": metrics.count(Outcome::ServerError),
             "connect_failed": metrics.count(Outcome::ConnectFailed),
@@ -113,21 +120,13 @@ fn describe(upstream: &Upstream, now: Instant) -> Value {
         "name": upstream.name(),
         "tls": upstream.sni().is_some(),
         "checked": upstream.health().is_some(),
-        "breaker": breaker_name(condition.breaker),
+        "breaker": condition.breaker.as_str(),
         "limit": limit,
         "in_use": condition.in_use,
         "waiting": condition.waiting,
         "panic": condition.panic,
         "endpoints": endpoints.collect::<Vec<_>>(),
     })
-}
-
-fn breaker_name(state: breaker::State) -> &'static str {
-    match state {
-        breaker::State::Closed => "closed",
-        breaker::State::Open => "open",
-        breaker::State::HalfOpen => "half_open",
-    }
 }
 
 /// What to do with an endpoint.

@@ -68,11 +68,22 @@ fn text(question: &Question, explanation: &Explanation) -> Result<String, std::f
     if let (Some(action), Some(_)) = (&explanation.action, &explanation.route) {
         writeln!(out, "  action      {action}")?;
     }
-    if let Some(forwarded) = &explanation.forwarded {
+    if let Some(forwarded) = explanation.forwarded.as_ref().filter(|_| explanation.targets.is_empty()) {
         writeln!(out, "  forwarded   {forwarded}")?;
     }
-    for endpoint in &explanation.endpoints {
-        writeln!(out, "  endpoint    {endpoint}")?;
+    if explanation.targets.is_empty() {
+        for endpoint in &explanation.endpoints {
+            writeln!(out, "  endpoint    {endpoint}")?;
+        }
+    }
+    for target in &explanation.targets {
+        writeln!(out, "  target      {} as {}", target.upstream, target.forwarded)?;
+        for endpoint in &target.endpoints {
+            writeln!(out, "    endpoint  {endpoint}")?;
+        }
+    }
+    for note in &explanation.notes {
+        writeln!(out, "  note        {note}")?;
     }
     for (title, lines) in
         [("considered, in this order:", &explanation.considered), ("near, but not matching:", &explanation.others)]

@@ -166,6 +166,7 @@ pub fn fill_retry(retry: &mut Retry, defaults: Option<&Retry>) {
     fill(&mut retry.backoff, defaults.and_then(|defaults| defaults.backoff), BACKOFF);
     fill(&mut retry.longest_backoff, defaults.and_then(|defaults| defaults.longest_backoff), LONGEST_BACKOFF);
     retry.budget = retry.budget.or(defaults.and_then(|defaults| defaults.budget));
+    retry.hedge = retry.hedge.or(defaults.and_then(|defaults| defaults.hedge));
     retry.per_try = retry.per_try.or(defaults.and_then(|defaults| defaults.per_try));
     if let Some(defaults) = defaults {
         if retry.on.0.is_empty() {

@@ -39,6 +39,12 @@ pub struct Retry {
     /// The longest pause; also how long a `Retry-After` is waited for. Default 250ms.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub longest_backoff: Option<TimeSpan>,
+    /// Asks a second endpoint too when the first has not begun to answer after this time, and takes
+    /// the answer that begins first. For requests without a body, and upstreams without TLS; each
+    /// such request has a connection of its own. Default: never.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(with = "Option<TimeSpan>")]
+    pub hedge: Option<Spanned<TimeSpan>>,
     /// Repeated tries that reach servers, as a share of the requests. Default 20%.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub budget: Option<Percent>,

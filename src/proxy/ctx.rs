@@ -11,6 +11,7 @@ use prometheus::IntGauge;
 use crate::snapshot::{Route, Snapshot};
 use crate::upstream::Try;
 use crate::upstream::cutoff::Cutoff;
+use crate::upstream::hedge::Hedge;
 use crate::upstream::mirror::{Draft, Seen};
 
 use super::course::{Course, Next};
@@ -78,6 +79,8 @@ pub struct Attempt {
     pub begun: Try,
     /// How long the answer's header took.
     pub header_after: Option<Duration>,
+    /// The second try that may overtake this one.
+    pub hedge: Option<Arc<Hedge>>,
     /// Ends the try if its answer does not begin in time.
     pub cutoff: Option<Cutoff>,
 }

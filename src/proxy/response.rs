@@ -34,6 +34,10 @@ pub fn judge(session: &Session, answer: &ResponseHeader, ctx: &mut Ctx) -> Resul
         return Ok(());
     }
     attempt.cutoff = None;
+    if let Some(second) = attempt.hedge.take().and_then(|hedge| hedge.winner()) {
+        attempt.begun.overtaken();
+        attempt.begun = second;
+    }
     let now = Instant::now();
     let elapsed = now.saturating_duration_since(attempt.begun.started());
     attempt.header_after = Some(elapsed);

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use http::HeaderValue;
-use http::header::HOST;
+use http::header::{CONNECTION, HOST};
 use pingora::http::RequestHeader;
 use pingora::protocols::Digest;
 use pingora::upstreams::peer::{HttpPeer, PeerOptions};
@@ -17,6 +17,7 @@ use crate::snapshot::{Action, Leg};
 use crate::telemetry::Outcome;
 use crate::upstream::cutoff::{Cutoff, Cuttable};
 use crate::upstream::failure::Failure;
+use crate::upstream::hedge::{Hedge, Hedged};
 use crate::upstream::tunnel::Tunnels;
 use crate::upstream::{Ask, PickError, Timeouts, Try};
 
@@ -28,7 +29,7 @@ use super::mirror;
 use super::request::{asked, clamped, forwarded};
 
 /// Begins the next try: at the same target, or at the next where this one has no endpoint.
-pub async fn pick(session: &Session, ctx: &mut Ctx) -> Result<Box<HttpPeer>> {
+pub async fn pick(session: &mut Session, ctx: &mut Ctx) -> Result<Box<HttpPeer>> {
     ctx.attempt = None;
     pause(ctx).await;
     loop {
@@ -97,8 +98,9 @@ fn course_of(ctx: &mut Ctx) -> Option<&mut Course> {
 }
 
 /// Makes a try that has its endpoint the present one.
-fn start(session: &Session, ctx: &mut Ctx, begun: Try) -> Box<HttpPeer> {
+fn start(session: &mut Session, ctx: &mut Ctx, begun: Try) -> Box<HttpPeer> {
     let mut peer = Box::new(begun.peer().clone());
+    let mut hedge_of_try = None;
     let upstream = Arc::clone(begun.upstream());
     if let Some(course) = course_of(ctx) {
         if course.is_again() {
@@ -109,6 +111,11 @@ fn start(session: &Session, ctx: &mut Ctx, begun: Try) -> Box<HttpPeer> {
     }
     if session.is_upgrade_req() {
         for_upgrade(&mut peer, &upstream.settings().timeouts);
+    } else if let Some(hedged) = hedge(session, ctx, &begun) {
+        peer.group_key = fastrand::u64(..);
+        peer.options.idle_timeout = Some(UNSHARED);
+        peer.options.custom_l4 = Some(Arc::new(Hedged(Arc::clone(&hedged))));
+        hedge_of_try = Some(hedged);
     } else if let Some(per_try) = per_try(ctx) {
         peer.group_key ^= CUTTABLE;
         peer.options.custom_l4 = Some(Arc::<Cuttable>::clone(&upstream.cuttable));
@@ -122,8 +129,22 @@ fn start(session: &Session, ctx: &mut Ctx, begun: Try) -> Box<HttpPeer> {
         draft.restart();
     }
     ctx.reason = None;
-    ctx.attempt = Some(Attempt { begun, header_after: None, cutoff: None });
+    ctx.attempt = Some(Attempt { begun, header_after: None, hedge: hedge_of_try, cutoff: None });
     peer
+}
+
+/// How long a connection that nobody can use again lies in Pingora's pool.
+const UNSHARED: Duration = Duration::from_secs(1);
+
+/// Hedges a first try without a body, if the route asks for it and its method may be sent twice.
+fn hedge(session: &mut Session, ctx: &Ctx, begun: &Try) -> Option<Arc<Hedge>> {
+    let routed = ctx.routed.as_ref()?;
+    let Action::Forward(forward) = &routed.route.action else { return None };
+    let after = forward.retry.hedge?;
+    let first = routed.course.as_ref()?.total == 1;
+    let twice = forward.retry.methods.include(&session.req_header().method);
+    (first && twice && session.as_downstream_mut().is_body_empty())
+        .then(|| Hedge::new(Arc::clone(begun.upstream()), after, Arc::clone(&forward.retry.budget)))
 }
 
 /// Keeps connections that can be cut off apart in Pingora's pool.
@@ -158,7 +179,7 @@ fn for_upgrade(peer: &mut HttpPeer, timeouts: &Timeouts) {
     peer.group_key = fastrand::u64(..);
     let options = &mut peer.options;
     (options.read_timeout, options.write_timeout) = (Some(timeouts.tunnel), Some(timeouts.tunnel));
-    options.idle_timeout = Some(Duration::from_secs(1));
+    options.idle_timeout = Some(UNSHARED);
     options.custom_l4 = Some(Arc::new(Tunnels { patience: timeouts.connect }));
 }
 
@@ -319,6 +340,10 @@ pub fn prepare(session: &mut Session, request: &mut RequestHeader, ctx: &mut Ctx
     routed.route.request_edits.apply(request);
     if step.onward.is_some() {
         request.insert_header(NO_FALLBACK, HeaderValue::from_static("1"))?;
+    }
+    if ctx.attempt.as_ref().is_some_and(|attempt| attempt.hedge.is_some()) {
+        // Its connection cannot be used again.
+        request.insert_header(CONNECTION, HeaderValue::from_static("close"))?;
     }
     let copy = if ctx.mirrored { None } else { mirror::draft(session, request, ctx)? };
     address(session, request, routed, &step.leaf)?;

@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 use tokio::task::AbortHandle;
 
 use crate::snapshot::{Action, Snapshot};
+use crate::telemetry::RouteMetrics;
 use crate::upstream::shift::{Phase, Shift};
 use crate::upstream::{Upstream, discovery, health, sweep};
 
@@ -47,8 +48,9 @@ impl Watchers {
             forward.target.shifts(&mut |shift| {
                 let known = last.iter().find(|(known, _)| known.as_ptr() == Arc::as_ptr(shift));
                 let entry = known.cloned().unwrap_or_else(|| {
-                    let (shift, name) = (Arc::downgrade(shift), route.value.name.to_string());
-                    (Weak::clone(&shift), tokio::spawn(watch_shift(shift, name)).abort_handle())
+                    let (shift, route) = (Arc::downgrade(shift), &route.value);
+                    let watch = watch_shift(Weak::clone(&shift), route.name.to_string(), Arc::clone(&route.metrics));
+                    (shift, tokio::spawn(watch).abort_handle())
                 });
                 self.shifts.push(entry);
             });
@@ -59,7 +61,7 @@ impl Watchers {
 }
 
 /// Moves a shift on until it ends.
-async fn watch_shift(shift: Weak<Shift>, route: String) {
+async fn watch_shift(shift: Weak<Shift>, route: String, metrics: Arc<RouteMetrics>) {
     loop {
         let pause = {
             let Some(shift) = shift.upgrade() else { return };
@@ -71,6 +73,7 @@ async fn watch_shift(shift: Weak<Shift>, route: String) {
                 Some(phase) => tracing::info!(route, ?phase, share = share(&shift), "shift goes on"),
                 None => {}
             }
+            metrics.shifted(shift.share());
             if !matches!(shift.phase(), Phase::Step(_)) {
                 return;
             }

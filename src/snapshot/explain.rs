@@ -10,8 +10,9 @@ use crate::route::Verdict;
 use crate::route::host::Host;
 use crate::route::normalize::normalize;
 use crate::route::predicate::Request;
+use crate::upstream::breaker;
 
-use super::{Action, Leg, Route, Snapshot};
+use super::{Action, Forward, Leg, Route, Snapshot};
 
 /// Routes near the request that are told of besides those considered.
 const MAX_OTHERS: usize = 5;
@@ -48,6 +49,9 @@ pub struct Explanation {
     pub forwarded: Option<String>,
     /// The upstream's endpoints and whether each may be picked.
     pub endpoints: Vec<String>,
+    /// What else holds for the route's requests: retries, shifts, mirrors, limits and breakers.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub notes: Vec<String>,
     /// All targets, where there is more than one; `forwarded` and `endpoints` tell of the first.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub targets: Vec<Goal>,
@@ -122,6 +126,7 @@ impl Snapshot {
             status: None,
             forwarded: None,
             endpoints: Vec::new(),
+            notes: Vec::new(),
             targets: Vec::new(),
             considered: lines.collect(),
             others: self.others(request, &considered.iter().map(|one| one.index).collect::<Vec<_>>()),
@@ -175,8 +180,41 @@ fn act(explanation: &mut Explanation, route: &Route, request: &Request<'_>) {
             if explanation.targets.len() == 1 {
                 explanation.targets.clear();
             }
+            explanation.notes = notes(forward);
         }
     }
+}
+
+fn notes(forward: &Forward) -> Vec<String> {
+    let now = Instant::now();
+    let retry = &forward.retry;
+    let mut notes = vec![match retry.attempts {
+        1 => "never tried again".to_owned(),
+        tries => format!("up to {tries} tries at one upstream, {:.0}% of the requests again", retry.share * 100.0),
+    }];
+    notes.extend(
+        retry.hedge.map(|after| format!("a second endpoint is asked after {}", humantime::format_duration(after))),
+    );
+    forward.target.shifts(&mut |shift| notes.push(shift.describe()));
+    notes.extend(forward.mirror.iter().map(|(leg, _)| format!("copied to {}", leg.upstream.name())));
+    let mut told = Vec::new();
+    forward.target.leaves(&mut |leg| {
+        let (name, condition) = (leg.upstream.name(), leg.upstream.condition(now));
+        if told.contains(&name) {
+            return;
+        }
+        told.push(name);
+        if condition.breaker != breaker::State::Closed {
+            notes.push(format!("{name}: its breaker is {}", condition.breaker.as_str()));
+        }
+        if let Some(limit) = Some(leg.upstream.limit()).filter(|limit| *limit != u32::MAX) {
+            notes.push(format!("{name}: {} of {limit} places taken, {} waiting", condition.in_use, condition.waiting));
+        }
+        if condition.panic {
+            notes.push(format!("{name}: unhealthy endpoints are used for want of others"));
+        }
+    });
+    notes
 }
 
 fn target(leg: &Leg, request: &Request<'_>, query: &str) -> Goal {

@@ -166,6 +166,8 @@ pub struct Retry {
     pub methods: Methods,
     /// How long a try may take until its answer begins.
     pub per_try: Option<Duration>,
+    /// When a second endpoint is asked too.
+    pub hedge: Option<Duration>,
     /// Pauses between tries.
     pub backoff: Backoff,
     /// The share of the requests that may be repeated, as the budget has it.

@@ -45,13 +45,23 @@ pub(super) fn forward(
 ) -> Option<Arc<Forward>> {
     let retry = retry(scope, route, before);
     let mirror = route.mirror.as_ref().map(|mirror| compile_mirror(scope, mirror, template));
-    let mut compiler = Compiler { scope, template, metrics, before: shifts(before), count: 0 };
+    let mut compiler = Compiler { scope: &mut *scope, template, metrics, before: shifts(before), count: 0 };
     let target = compiler.target(&route.to);
     let count = compiler.count;
     if count > MOST_TARGETS {
         let message = format!("{count} targets in one route");
         scope.report(Code::InvalidValue, message, route.to.span, format!("at most {MOST_TARGETS} can be tried"));
         return None;
+    }
+    let hedge = route.retry.as_ref().and_then(|retry| retry.hedge);
+    if let (Some(hedge), Some(target)) = (hedge, &target) {
+        let mut secured = None;
+        target.leaves(&mut |leg| secured = secured.or(leg.upstream.sni().map(|_| leg.upstream.name())));
+        if let Some(name) = secured {
+            let message = format!("a hedge over TLS to the upstream `{name}`");
+            scope.report(Code::InvalidValue, message, hedge.span, "hedged requests need upstreams without TLS");
+            return None;
+        }
     }
     let mirror = mirror.map_or(Some(None), |mirror| mirror.map(Some))?;
     let fingerprint = serde_json::to_string(&(
@@ -250,6 +260,7 @@ fn retry(scope: &mut Scope<'_>, route: &config::Route, before: Before<'_>) -> Op
         on,
         methods: methods?,
         per_try: written.per_try.map(|span| span.0),
+        hedge: written.hedge.map(|hedge| hedge.value.0),
         backoff: Backoff {
             base: span_or(written.backoff, BACKOFF),
             longest: span_or(written.longest_backoff, LONGEST_BACKOFF),

@@ -54,6 +54,18 @@ pub enum State {
     HalfOpen,
 }
 
+impl State {
+    /// As it is written everywhere.
+    #[must_use]
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Closed => "closed",
+            Self::Open => "open",
+            Self::HalfOpen => "half_open",
+        }
+    }
+}
+
 /// Leave for one try; to be handed back with its result, once.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Pass {

@@ -18,6 +18,7 @@ pub mod gate;
 pub mod gradient;
 pub mod hash;
 pub mod health;
+pub mod hedge;
 mod location;
 mod members;
 pub mod mirror;

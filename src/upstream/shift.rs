@@ -118,6 +118,18 @@ impl Shift {
         self.state.lock().unwrap_or_else(PoisonError::into_inner).0
     }
 
+    /// Where it stands, in words.
+    #[must_use]
+    pub fn describe(&self) -> String {
+        let (share, steps) = (self.share() * 100.0, self.policy.steps.len());
+        match self.phase() {
+            Phase::Step(step) => format!("shift at {share:.1}%, step {} of {steps}", step + 1),
+            Phase::Held(step) => format!("shift held by its guard at {share:.1}%, step {} of {steps}", step + 1),
+            Phase::RolledBack => "shift rolled back by its guard".to_owned(),
+            Phase::Done => "shift done".to_owned(),
+        }
+    }
+
     /// The new target's present share, as a fraction.
     #[must_use]
     #[expect(clippy::cast_precision_loss, reason = "shown to people")]

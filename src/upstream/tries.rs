@@ -312,6 +312,12 @@ impl Try {
         }
     }
 
+    /// Another try answered first: this one took at least until now.
+    pub fn overtaken(&mut self) {
+        self.timed(Outcome::Success, Instant::now());
+        self.told = true;
+    }
+
     /// The try tells nothing: what broke was a connection kept from before, or the gateway's own.
     pub fn forget(&mut self) {
         self.told = true;

@@ -28,7 +28,7 @@ async fn two_hundred_reloads_under_load_fail_nothing() {
     .await;
     let load = Load::start(gateway.port, 64, "/", Duration::from_millis(12));
     tokio::time::sleep(Duration::from_secs(2)).await;
-    let before = nginx.accepted().await;
+    let before = nginx.closed().await;
     for number in 1..=200 {
         gateway.write(&configuration(nginx.port, 1, number).replace("127.0.0.1:1\"", &format!("{dead}\"")));
         gateway.signal("HUP");
@@ -43,14 +43,14 @@ async fn two_hundred_reloads_under_load_fail_nothing() {
         );
     }
     eventually("the load has sent enough", async || (load.good() > 10_000).then_some(())).await;
-    let after = nginx.accepted().await;
+    let after = nginx.closed().await;
     let mut tally = load.stop().await;
     let p99 = tally.p99();
-    println!("{} requests, p99 {p99:?}, nginx accepted {} connections meanwhile", tally.good, after - before - 1);
+    println!("{} requests, p99 {p99:?}, nginx saw {} connections end meanwhile", tally.good, after - before - 1);
     assert!(tally.bad.is_empty(), "{:?}", tally.bad);
     assert_eq!(tally.reconnects, 0, "client connections were closed");
-    // The one connection is that of the second look at the count.
-    assert_eq!(after - before, 1, "upstream connections were closed and opened anew");
+    // The one connection is that of the first look at the count.
+    assert_eq!(after - before, 1, "upstream connections were closed");
     assert_eq!(gateway.metric(r#"pointsman_config_reloads_total{result="applied"}"#).await as u64, 200);
 }
 

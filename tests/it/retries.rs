@@ -252,6 +252,65 @@ async fn streaming() -> u16 {
     port
 }
 
+#[tokio::test]
+async fn a_hedge_overtakes_a_slow_endpoint() {
+    let (slow, fast) = (Upstream::named("slow").await, Upstream::named("fast").await);
+    slow.delay(Duration::from_millis(900));
+    let gateway = Gateway::start(&format!(
+        "upstreams: {{ u: {{ endpoints: [\"127.0.0.1:{}\", {{ address: \"127.0.0.1:{}\", tier: 1 }}] }} }}\nroutes: [{{ path: /*, retry: {{ hedge: 150ms, budget: 100% }}, to: u }}]\n",
+        slow.port, fast.port
+    ))
+    .await;
+    for round in 1..=5 {
+        let begin = Instant::now();
+        let answer = gateway.get("/").await;
+        let took = begin.elapsed();
+        assert_eq!((answer.status, answer.json()["server"].as_str()), (200, Some("fast")));
+        assert!(took >= Duration::from_millis(145) && took < Duration::from_millis(400), "{took:?}");
+        assert_eq!((slow.hits(), fast.hits()), (round, round));
+    }
+    let log = gateway.log(5).await;
+    assert_eq!(log[0]["endpoint"], format!("127.0.0.1:{}", fast.port));
+    // What may not be sent twice is not, and what answers in time is left alone.
+    let post = b"POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 2\r\nConnection: close\r\n\r\nhi";
+    assert_eq!(gateway.send(post).await.json()["server"], "slow");
+    slow.delay(Duration::ZERO);
+    for _ in 0..20 {
+        assert_eq!(gateway.get("/").await.json()["server"], "slow");
+    }
+    assert_eq!(fast.hits(), 5);
+    // The answer of the second is whole though the first fails under it.
+    slow.delay(Duration::from_millis(400));
+    fast.delay(Duration::from_millis(400));
+    for _ in 0..5 {
+        assert_eq!(gateway.get("/").await.status, 200);
+    }
+    crate::harness::eventually("every place is given back", async || {
+        (gateway.api("/v1/upstreams").await[0]["in_use"] == 0).then_some(())
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn a_hedge_takes_the_budget_and_no_more() {
+    let (a, b) = (Upstream::named("a").await, Upstream::named("b").await);
+    a.delay(Duration::from_millis(100));
+    b.delay(Duration::from_millis(100));
+    let gateway = Gateway::start(&format!(
+        "upstreams: {{ u: {{ endpoints: [\"127.0.0.1:{}\", \"127.0.0.1:{}\"] }} }}\nroutes: [{{ path: /*, retry: {{ hedge: 20ms, budget: 10% }}, to: u }}]\n",
+        a.port, b.port
+    ))
+    .await;
+    let begin = Instant::now();
+    let load = crate::harness::load::Load::start(gateway.port, 64, "/", Duration::ZERO);
+    tokio::time::sleep(Duration::from_secs(3)).await;
+    let tally = load.stop().await;
+    assert!(tally.bad.is_empty(), "{:?}", tally.bad);
+    let (tries, requests) = ((a.hits() + b.hits()) as f64, tally.good as f64);
+    let most = 1.1 * requests + 3.0 * (begin.elapsed().as_secs_f64() + 1.0);
+    assert!(tries <= most && tries > 1.05 * requests, "{tries} tries of {requests} requests");
+}
+
 /// All backends answer 503 at some 2 000 requests a second for ten seconds.
 #[tokio::test]
 async fn a_retry_storm_stays_within_the_budget() {

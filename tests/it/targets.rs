@@ -281,6 +281,9 @@ async fn a_shift_to_a_sound_target_ends_at_all() {
         (old.hits() == before.0 && new.hits() > before.1 + 20).then_some(())
     })
     .await;
+    assert_eq!(gateway.metric("pointsman_shift_share{route=\"s\"}").await, 1.0);
+    let told = gateway.command(&["explain", "http://localhost/"]);
+    assert!(String::from_utf8_lossy(&told.stdout).contains("shift done"), "{told:?}");
     stop.send(true).unwrap();
     load.await.unwrap();
     assert!(old.hits() > 200, "the steps before sent the old target its share: {}", old.hits());

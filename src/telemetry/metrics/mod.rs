@@ -11,7 +11,8 @@ use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use prometheus::{
-    Encoder, HistogramOpts, HistogramVec, IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Opts, Registry, TextEncoder,
+    Encoder, GaugeVec, HistogramOpts, HistogramVec, IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Opts, Registry,
+    TextEncoder,
 };
 
 pub use route::RouteMetrics;
@@ -32,6 +33,7 @@ pub struct Metrics {
     rejected: IntCounterVec,
     fallbacks: IntCounterVec,
     splits: IntCounterVec,
+    shifts: GaugeVec,
     upstreams: upstream::Families,
     connections: IntGaugeVec,
     reloads: IntCounterVec,
@@ -78,6 +80,11 @@ impl Metrics {
                 "split_selections_total",
                 "Requests by the member of a split that they went to.",
                 &["route", "target"],
+            )?,
+            shifts: make.fractions(
+                "shift_share",
+                "The share of the new target of a shift, from 0 to 1.",
+                &["route"],
             )?,
             upstreams: upstream::Families::new(&make)?,
             connections: make.gauges("connections_open", "Client connections.", &["listener"])?,
@@ -153,6 +160,11 @@ impl Maker<'_> {
 
     fn gauges(&self, name: &str, help: &str, labels: &[&str]) -> prometheus::Result<IntGaugeVec> {
         let made = IntGaugeVec::new(Opts::new(name, help), labels)?;
+        self.registry.register(Box::new(made.clone())).map(|()| made)
+    }
+
+    fn fractions(&self, name: &str, help: &str, labels: &[&str]) -> prometheus::Result<GaugeVec> {
+        let made = GaugeVec::new(Opts::new(name, help), labels)?;
         self.registry.register(Box::new(made.clone())).map(|()| made)
     }
 

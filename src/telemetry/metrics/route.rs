@@ -36,6 +36,7 @@ enum Rare {
     Rejection(&'static str),
     Fallback(String, String, &'static str),
     Selection(String),
+    Shift,
 }
 
 impl RouteMetrics {
@@ -89,6 +90,12 @@ impl RouteMetrics {
         self.metrics.splits.with_label_values(&[&*self.name, target])
     }
 
+    /// Shows the share of a shift's new target.
+    pub fn shifted(&self, share: f64) {
+        self.remember(Rare::Shift);
+        self.metrics.shifts.with_label_values(&[&*self.name]).set(share);
+    }
+
     fn counter(&self, method: &str, code: u16) -> IntCounter {
         self.metrics.requests.with_label_values(&[&*self.name, method, &code.to_string()])
     }
@@ -122,6 +129,7 @@ impl Drop for RouteMetrics {
                 Rare::Fallback(from, to, reason) => {
                     self.metrics.fallbacks.remove_label_values(&[name, from, to, reason])
                 }
+                Rare::Shift => self.metrics.shifts.remove_label_values(&[name]),
                 Rare::Selection(target) => self.metrics.splits.remove_label_values(&[name, target]),
             };
         }

@@ -97,11 +97,13 @@ impl Nginx {
         self.folder.path().join("stored").join(name)
     }
 
-    /// Connections accepted so far, the one that asks included.
-    pub async fn accepted(&self) -> u64 {
+    /// Connections that ended so far.
+    pub async fn closed(&self) -> u64 {
         let text = raw::get(self.port, "/status", &[]).await.unwrap().text();
-        let counts = text.lines().nth(2).unwrap().trim().to_owned();
-        counts.split(' ').next().unwrap().parse().unwrap()
+        let first = |line: &str| line.split_whitespace().find_map(|word| word.parse::<u64>().ok()).unwrap();
+        let mut lines = text.lines();
+        let active = first(lines.next().unwrap());
+        first(lines.nth(1).unwrap()) - active
     }
 }
 
