@@ -8,19 +8,13 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 
 use crate::harness::load::Load;
+use crate::harness::pool::condition;
 use crate::harness::upstream::{Script, Scripted};
-use crate::harness::{Gateway, Nginx, Upstream, eventually, raw};
+use crate::harness::{Gateway, Nginx, Upstream, eventually, raw, scale};
 
 fn upstream(ports: &[u16], settings: &str) -> String {
     let endpoints: Vec<String> = ports.iter().map(|port| format!("\"127.0.0.1:{port}\"")).collect();
     format!("upstreams: {{ u: {{ endpoints: [{}]{settings} }} }}\n", endpoints.join(", "))
-}
-
-async fn condition(gateway: &Gateway, port: u16) -> String {
-    let list = gateway.api("/v1/upstreams").await;
-    let endpoints = list[0]["endpoints"].as_array().unwrap().clone();
-    let address = format!("127.0.0.1:{port}");
-    endpoints.iter().find(|one| one["address"] == address).unwrap()["condition"].as_str().unwrap().to_owned()
 }
 
 /// Posts with ids of their own, until told to stop; the answers' statuses.
@@ -44,13 +38,13 @@ async fn kills_under_load_fail_no_get_and_double_no_post() {
         ", eject: { consecutive_failures: 3, base: 1s }, health: { http: /healthz, every: 200ms, fall: 1, rise: 1 }";
     let body = format!("{}routes: [{{ path: /*, to: u }}]\n", upstream(&ports, settings));
     let gateway = Gateway::start(&body).await;
-    let load = Load::start(gateway.port, 16, "/", Duration::from_millis(5));
+    let load = Load::start(gateway.port, 16, "/", Duration::from_millis(4));
     let (stop, stopped) = tokio::sync::watch::channel(false);
     let posting = tokio::spawn(posts(gateway.port, stopped));
     let mut ran: HashMap<String, usize> = HashMap::new();
     for round in 0..20 {
         let index = round % 3;
-        let target = load.good() + 150;
+        let target = load.good() + 150 * scale();
         eventually("more requests", async || (load.good() >= target).then_some(())).await;
         let killed = servers[index].take().unwrap();
         for id in killed.posted() {

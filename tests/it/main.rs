@@ -4,10 +4,12 @@
 mod harness;
 
 mod admin;
+mod balancing;
 mod bodies;
 mod cli;
 mod conf;
 mod diagnostics;
+mod discovery;
 mod errors;
 mod faults;
 mod forwarding;

@@ -2,42 +2,10 @@
 
 use std::time::{Duration, Instant};
 
-use crate::harness::dns::{DnsServer, Mode, addresses, service};
-use crate::harness::load::{Load, Tally};
+use crate::harness::load::Load;
+use crate::harness::pool::{condition, configuration, unharmed, until, wait_for};
 use crate::harness::upstream::{Script, Scripted};
 use crate::harness::{Gateway, Nginx, Upstream, eventually, free_port, raw};
-
-/// One upstream `u` over these ports, and a route to it.
-fn configuration(ports: &[u16], upstream: &str, route: &str) -> String {
-    let endpoints: Vec<String> = ports.iter().map(|port| format!("\"127.0.0.1:{port}\"")).collect();
-    format!(
-        "upstreams: {{ u: {{ endpoints: [{}]{upstream} }} }}\nroutes: [{{ path: /*, to: u{route} }}]\n",
-        endpoints.join(", ")
-    )
-}
-
-async fn condition(gateway: &Gateway, port: u16) -> String {
-    let list = gateway.api("/v1/upstreams").await;
-    let endpoints = list[0]["endpoints"].as_array().unwrap().clone();
-    let address = format!("127.0.0.1:{port}");
-    let found = endpoints.iter().find(|one| one["address"] == address).map(|one| one["condition"].clone());
-    found.and_then(|condition| condition.as_str().map(str::to_owned)).unwrap_or_default()
-}
-
-async fn until(gateway: &Gateway, port: u16, expected: &str) {
-    eventually(expected, async || (condition(gateway, port).await == expected).then_some(())).await;
-}
-
-async fn wait_for(load: &Load, more: usize) {
-    let target = load.good() + more;
-    eventually("more requests", async || (load.good() >= target).then_some(())).await;
-}
-
-fn unharmed(mut tally: Tally) {
-    assert!(tally.bad.is_empty(), "{:?}", tally.bad);
-    let p99 = tally.p99();
-    println!("{} requests, p99 {p99:?}", tally.good);
-}
 
 #[tokio::test]
 async fn killing_one_of_three_fails_no_get() {
@@ -240,21 +208,6 @@ async fn the_last_usable_endpoint_is_never_ejected() {
 }
 
 #[tokio::test]
-async fn a_panic_of_one_tier_leaves_a_sound_one_in_charge() {
-    let (down, spare) = (free_port(), Upstream::named("spare").await);
-    let gateway = Gateway::start(&format!(
-        "upstreams: {{ u: {{ endpoints: [\"127.0.0.1:{down}\", {{ address: \"127.0.0.1:{}\", tier: 1 }}], panic_threshold: 50%, health: {{ tcp: true, every: 200ms, fall: 1 }} }} }}\nroutes: [{{ path: /*, retry: {{ attempts: 1 }}, to: u }}]\n",
-        spare.port
-    ))
-    .await;
-    until(&gateway, down, "unhealthy").await;
-    until(&gateway, spare.port, "healthy").await;
-    for _ in 0..20 {
-        assert_eq!(gateway.get("/").await.status, 200);
-    }
-}
-
-#[tokio::test]
 async fn what_a_reload_takes_away_is_forgotten_and_a_refused_one_changes_nothing() {
     let (a, b) = (Upstream::named("a").await, Upstream::named("b").await);
     let ports = [a.port, b.port];
@@ -316,25 +269,47 @@ async fn an_endpoint_that_breaks_its_answers_off_is_ejected() {
     assert_eq!(broken.hits(), 3);
 }
 
-/// Offered load twice the capacity: what is accepted keeps its time, the rest is refused at once.
+/// Offered load of twice and five times the capacity: what is accepted keeps its time, the rest is
+/// refused at once.
 #[tokio::test]
 async fn overload_is_refused_at_once_and_costs_no_goodput() {
     let server = Upstream::named("a").await;
-    server.delay(Duration::from_millis(20));
+    server.delay(Duration::from_millis(50));
     server.limit(10);
-    // Ten at once for 20 ms each: 500 a second.
+    // Ten at once for 50 ms each: some 200 a second.
     let limits = ", limits: { requests: 10, queue: 10, queue_timeout: 500ms }";
     let gateway = Gateway::start(&configuration(&[server.port], limits, "")).await;
     let alone = Load::start(gateway.port, 10, "/", Duration::ZERO);
     tokio::time::sleep(Duration::from_secs(3)).await;
     let capacity = alone.stop().await.good as f64 / 3.0;
-    // A thousand a second offered, each by a client of its own that does not wait for others.
+    for factor in [2.0, 5.0] {
+        let (good, refused, offered) = offer(gateway.port, factor * capacity, Duration::from_secs(5)).await;
+        let goodput = good.len() as f64 / 5.0;
+        let (p99, refusal) = (good[good.len() * 99 / 100], refused[refused.len() / 2]);
+        println!(
+            "capacity {capacity:.0}/s, offered {offered:.0}/s, goodput {goodput:.0}/s, p99 {p99:?}, refused after {refusal:?}"
+        );
+        assert!(offered > 0.9 * factor * capacity, "offered {offered} of {factor} times {capacity}");
+        assert!(goodput >= 0.9 * capacity, "goodput {goodput} of a capacity of {capacity}");
+        assert!(p99 < Duration::from_millis(250), "{p99:?}");
+        assert!(refusal < Duration::from_millis(50), "{refusal:?}");
+    }
+    assert!(server.most() <= 10, "{} at once", server.most());
+    eventually("all places are given back", async || {
+        let list = gateway.api("/v1/upstreams").await;
+        (list[0]["in_use"] == 0 && list[0]["waiting"] == 0).then_some(())
+    })
+    .await;
+}
+
+/// So many requests a second, each by a client that does not wait for others: the times of those
+/// served and of those refused, sorted, and how many a second there really were.
+async fn offer(port: u16, rate: f64, span: Duration) -> (Vec<Duration>, Vec<Duration>, f64) {
     let begin = Instant::now();
     let mut requests = Vec::new();
-    let mut tick = tokio::time::interval(Duration::from_micros(1_000_000 / (2 * capacity as u64)));
-    while begin.elapsed() < Duration::from_secs(5) {
+    let mut tick = tokio::time::interval(Duration::from_secs_f64(1.0 / rate));
+    while begin.elapsed() < span {
         tick.tick().await;
-        let port = gateway.port;
         requests.push(tokio::spawn(async move {
             let begin = Instant::now();
             let answer = raw::get(port, "/", &[]).await.unwrap();
@@ -342,7 +317,7 @@ async fn overload_is_refused_at_once_and_costs_no_goodput() {
             (answer.status, reason, begin.elapsed())
         }));
     }
-    let offered = requests.len() as f64 / 5.0;
+    let offered = requests.len() as f64 / span.as_secs_f64();
     let (mut good, mut refused) = (Vec::new(), Vec::new());
     for request in requests {
         let (status, reason, took) = request.await.unwrap();
@@ -355,22 +330,26 @@ async fn overload_is_refused_at_once_and_costs_no_goodput() {
     }
     good.sort_unstable();
     refused.sort_unstable();
-    let goodput = good.len() as f64 / 5.0;
-    let p99 = good[good.len() * 99 / 100];
-    println!(
-        "capacity {capacity}/s, offered {offered}/s, goodput {goodput}/s, p99 {p99:?}, refused after {:?}",
-        refused[refused.len() / 2]
-    );
-    assert!(offered > 1.8 * capacity, "offered {offered} of a capacity of {capacity}");
-    assert!(goodput >= 0.9 * capacity, "goodput {goodput} of a capacity of {capacity}");
-    assert!(p99 < Duration::from_millis(300), "{p99:?}");
-    assert!(refused[refused.len() / 2] < Duration::from_millis(100), "{:?}", refused[refused.len() / 2]);
-    assert!(server.most() <= 10, "{} at once", server.most());
-    eventually("all places are given back", async || {
-        let list = gateway.api("/v1/upstreams").await;
-        (list[0]["in_use"] == 0 && list[0]["waiting"] == 0).then_some(())
-    })
-    .await;
+    (good, refused, offered)
+}
+
+#[tokio::test]
+async fn a_limit_finds_itself() {
+    let server = Upstream::named("a").await;
+    server.delay(Duration::from_millis(20));
+    server.limit(8);
+    let settings = ", limits: { adaptive: { min: 3, max: 200 } }";
+    let gateway = Gateway::start(&configuration(&[server.port], settings, "")).await;
+    let load = Load::start(gateway.port, 60, "/", Duration::from_millis(5));
+    tokio::time::sleep(Duration::from_secs(6)).await;
+    let limit = gateway.api("/v1/upstreams").await[0]["limit"].as_u64().unwrap();
+    let mut tally = load.stop().await;
+    assert!((3..=40).contains(&limit), "{limit}");
+    assert_eq!(tally.bad.keys().collect::<Vec<_>>(), ["status 503"]);
+    // Sixty at once would wait for 150 ms.
+    assert!(tally.p99() < Duration::from_millis(120), "{:?}", tally.p99());
+    // Eight at once for 20 ms each are 400 a second.
+    assert!(tally.good as f64 > 0.8 * 6.0 * 350.0, "{}", tally.good);
 }
 
 #[tokio::test]
@@ -388,125 +367,6 @@ async fn places_come_back_from_a_server_that_hangs() {
 }
 
 #[tokio::test]
-async fn a_slow_endpoint_gets_little() {
-    for balance in ["ewma", "least_request"] {
-        let servers = [Upstream::named("a").await, Upstream::named("b").await, Upstream::named("c").await];
-        let ports = servers.each_ref().map(|server| server.port);
-        servers.iter().for_each(|server| server.delay(Duration::from_millis(5)));
-        servers[0].delay(Duration::from_millis(500));
-        let gateway = Gateway::start(&configuration(&ports, &format!(", balance: {balance}"), "")).await;
-        let load = Load::start(gateway.port, 12, "/", Duration::ZERO);
-        wait_for(&load, 200).await;
-        let before = servers.each_ref().map(Upstream::hits);
-        tokio::time::sleep(Duration::from_secs(3)).await;
-        let after = servers.each_ref().map(Upstream::hits);
-        let share = (after[0] - before[0]) as f64 / (0..3).map(|at| after[at] - before[at]).sum::<usize>() as f64;
-        assert!(share < 0.2 / 3.0, "{balance}: {share}");
-        unharmed(load.stop().await);
-    }
-}
-
-#[tokio::test]
-async fn drain_keeps_sticky_clients_and_takes_no_new_ones() {
-    let (a, b) = (Upstream::named("a").await, Upstream::named("b").await);
-    let settings = ", sticky: { cookie: sid }, slow_start: 1s";
-    let gateway = Gateway::start(&configuration(&[a.port, b.port], settings, "")).await;
-    let answer = gateway.get("/").await;
-    let home = answer.json()["server"].clone();
-    let cookie = answer.header("set-cookie").unwrap().to_owned();
-    assert!(cookie.starts_with("sid=") && cookie.ends_with("; Path=/; HttpOnly; SameSite=Lax"), "{cookie}");
-    let cookie = format!("Cookie: x=1; {}", cookie.split(';').next().unwrap());
-    let port = if home == "a" { a.port } else { b.port };
-    let stays = async || {
-        for _ in 0..6 {
-            let answer = gateway.get_with("/", &[&cookie]).await;
-            assert_eq!((&answer.json()["server"], answer.header("set-cookie")), (&home, None));
-        }
-    };
-    stays().await;
-    let endpoint = format!("127.0.0.1:{port}");
-    assert!(gateway.command(&["upstreams", "drain", "u", &endpoint, "--wait"]).status.success());
-    until(&gateway, port, "draining").await;
-    stays().await;
-    for _ in 0..10 {
-        assert_ne!(gateway.get("/").await.json()["server"], home);
-    }
-    // It survives a reload, also one that changes the upstream.
-    gateway.change(&configuration(&[a.port, b.port], ", sticky: { cookie: sid }, slow_start: 2s", ""));
-    stays().await;
-    assert_eq!(condition(&gateway, port).await, "draining");
-    assert!(gateway.command(&["upstreams", "maintenance", "u", &endpoint]).status.success());
-    let moved = gateway.get_with("/", &[&cookie]).await;
-    assert!(moved.json()["server"] != home && moved.header("set-cookie").is_some());
-    assert!(gateway.command(&["upstreams", "ready", "u", &endpoint]).status.success());
-    stays().await;
-    let unknown = gateway.command(&["upstreams", "drain", "u", "127.0.0.1:1"]);
-    assert_eq!(unknown.status.code(), Some(4), "{}", String::from_utf8_lossy(&unknown.stderr));
-    let listed = gateway.command(&["upstreams"]);
-    assert!(String::from_utf8_lossy(&listed.stdout).contains(&endpoint));
-}
-
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn drain_waits_for_what_runs() {
-    let server = Upstream::named("a").await;
-    server.delay(Duration::from_millis(800));
-    let gateway = Gateway::start(&configuration(&[server.port, free_port()], "", "")).await;
-    let running = tokio::spawn(raw::get_owned(gateway.port, "/".to_owned()));
-    eventually("the request is there", async || (server.most() == 1).then_some(())).await;
-    let begin = Instant::now();
-    let endpoint = format!("127.0.0.1:{}", server.port);
-    let output = tokio::task::block_in_place(|| gateway.command(&["upstreams", "drain", "u", &endpoint, "--wait"]));
-    assert!(output.status.success());
-    assert!(begin.elapsed() > Duration::from_millis(400), "{:?}", begin.elapsed());
-    assert_eq!(running.await.unwrap().unwrap().status, 200);
-}
-
-#[tokio::test]
-async fn tiers_spill_over_in_proportion() {
-    let servers = [Upstream::named("a").await, Upstream::named("b").await, Upstream::named("far").await];
-    let [a, b, far] = servers.each_ref().map(|server| server.port);
-    let gateway = Gateway::start(&format!(
-        "upstreams: {{ u: {{ endpoints: [\"127.0.0.1:{a}\", \"127.0.0.1:{b}\", {{ address: \"127.0.0.1:{far}\", tier: 1 }}], health: {{ http: /, every: 200ms, fall: 1 }} }} }}\nroutes: [{{ path: /*, to: u }}]\n"
-    ))
-    .await;
-    until(&gateway, a, "healthy").await;
-    until(&gateway, far, "healthy").await;
-    let share = async || {
-        let (mut at_far, mut good) = (0, 0);
-        for _ in 0..400 {
-            let answer = gateway.get("/").await;
-            good += usize::from(answer.status == 200);
-            at_far += usize::from(answer.status == 200 && answer.json()["server"] == "far");
-        }
-        assert_eq!(good, 400);
-        at_far
-    };
-    assert_eq!(share().await, 0);
-    // Half the tier times 1.4 is 70 %; of 400 draws four standard deviations are 37.
-    servers[0].answer(500);
-    until(&gateway, a, "unhealthy").await;
-    let at_far = share().await;
-    assert!(at_far.abs_diff(120) < 37, "{at_far}");
-    servers[1].answer(500);
-    until(&gateway, b, "unhealthy").await;
-    assert_eq!(share().await, 400);
-}
-
-#[tokio::test]
-async fn below_the_threshold_everything_is_used() {
-    let servers = [Upstream::named("a").await, Upstream::named("b").await];
-    let ports = servers.each_ref().map(|server| server.port);
-    let settings = ", panic_threshold: 60%, health: { http: /healthz, every: 200ms, fall: 1, status: [204] }";
-    let gateway = Gateway::start(&configuration(&ports, settings, "")).await;
-    until(&gateway, ports[0], "unhealthy").await;
-    until(&gateway, ports[1], "unhealthy").await;
-    for _ in 0..10 {
-        assert_eq!(gateway.get("/").await.status, 200);
-    }
-    assert_eq!(gateway.api("/v1/upstreams").await[0]["panic"], true);
-}
-
-#[tokio::test]
 async fn checks_look_at_statuses_headers_and_bodies() {
     let server = Upstream::named("a").await;
     for (check, expected) in [
@@ -519,108 +379,5 @@ async fn checks_look_at_statuses_headers_and_bodies() {
         let settings = format!(", health: {{ {check}, every: 200ms }}");
         let gateway = Gateway::start(&configuration(&[server.port], &settings, "")).await;
         until(&gateway, server.port, expected).await;
-    }
-}
-
-/// DNS gone, or answering nonsense: serving goes on with the last good answer.
-#[tokio::test]
-async fn the_last_good_answer_of_dns_stays_in_use() {
-    let dns = DnsServer::start().await;
-    let port = free_port();
-    let a = Upstream::on(format!("127.0.0.1:{port}").parse().unwrap(), "a").await;
-    let b = Upstream::on(format!("127.0.0.2:{port}").parse().unwrap(), "b").await;
-    dns.set("users.internal", 0, addresses(["127.0.0.1"]));
-    let gateway = Gateway::start(&format!(
-        "resolver: \"{}\"\nupstreams: {{ u: {{ dns: \"users.internal:{port}\" }} }}\nroutes: [{{ path: /*, to: u }}]\n",
-        dns.addr
-    ))
-    .await;
-    let load = Load::start(gateway.port, 4, "/", Duration::from_millis(5));
-    wait_for(&load, 50).await;
-    // A time to live of 0 counts as a second.
-    dns.set("users.internal", 0, addresses(["127.0.0.1", "127.0.0.2"]));
-    eventually("the new address is used", async || (b.hits() > 0).then_some(())).await;
-    for mode in [Mode::ServFail, Mode::NxDomain, Mode::Empty, Mode::Garbage, Mode::Silent] {
-        dns.fail(mode);
-        let queries = dns.queries();
-        eventually("it is asked", async || (dns.queries() > queries).then_some(())).await;
-        wait_for(&load, 50).await;
-    }
-    drop(dns);
-    wait_for(&load, 200).await;
-    assert!(a.hits() > 100 && b.hits() > 100);
-    unharmed(load.stop().await);
-}
-
-#[tokio::test]
-async fn srv_records_give_ports_weights_and_tiers() {
-    let dns = DnsServer::start().await;
-    let servers = [Upstream::named("a").await, Upstream::named("b").await, Upstream::named("spare").await];
-    let [a, b, spare] = servers.each_ref().map(|server| server.port);
-    dns.set("one.internal", 60, addresses(["127.0.0.1"]));
-    let records = [
-        service(10, 3, a, "one.internal."),
-        service(10, 1, b, "one.internal."),
-        service(20, 1, spare, "one.internal."),
-    ];
-    dns.set("_http._tcp.users.internal", 1, records);
-    let gateway = Gateway::start(&format!(
-        "resolver: \"{}\"\nupstreams: {{ u: {{ srv: _http._tcp.users.internal }} }}\nroutes: [{{ path: /*, to: u }}]\n",
-        dns.addr
-    ))
-    .await;
-    for _ in 0..40 {
-        assert_eq!(gateway.get("/").await.status, 200);
-    }
-    assert_eq!(servers.each_ref().map(Upstream::hits), [30, 10, 0]);
-    dns.set("_http._tcp.users.internal", 1, [service(20, 1, spare, "one.internal.")]);
-    eventually("the change is followed", async || (gateway.get("/").await.json()["server"] == "spare").then_some(()))
-        .await;
-}
-
-#[tokio::test]
-async fn an_endpoint_file_is_followed_and_a_bad_one_refused() {
-    let (a, b) = (Upstream::named("a").await, Upstream::named("b").await);
-    let folder = tempfile::tempdir().unwrap();
-    let file = folder.path().join("endpoints.txt");
-    std::fs::write(&file, format!("127.0.0.1:{}\n", a.port)).unwrap();
-    let gateway = Gateway::start(&format!(
-        "upstreams: {{ u: {{ endpoints_file: {} }} }}\nroutes: [{{ path: /*, to: u }}]\n",
-        file.display()
-    ))
-    .await;
-    assert_eq!(gateway.get("/").await.json()["server"], "a");
-    std::fs::write(&file, format!("# moved\n127.0.0.1:{} 2\n", b.port)).unwrap();
-    eventually("the change is followed", async || (gateway.get("/").await.json()["server"] == "b").then_some(())).await;
-    std::fs::write(&file, "127.0.0.1").unwrap();
-    tokio::time::sleep(Duration::from_millis(1_200)).await;
-    assert_eq!(gateway.get("/").await.json()["server"], "b");
-    let log = std::fs::read_to_string(gateway.path("stderr.log")).unwrap();
-    assert!(log.contains("line 1: the endpoint `127.0.0.1` has no port"), "{log}");
-}
-
-#[tokio::test]
-async fn equal_keys_go_to_equal_endpoints() {
-    let servers = [Upstream::named("a").await, Upstream::named("b").await, Upstream::named("c").await];
-    let ports = servers.each_ref().map(|server| server.port);
-    for balance in ["ring_hash", "maglev"] {
-        let settings = format!(", balance: {{ {balance}: {{ on: {{ query: user }} }} }}");
-        let gateway = Gateway::start(&configuration(&ports, &settings, "")).await;
-        let home = async |user: usize| gateway.get(&format!("/?user={user}")).await.json()["server"].to_string();
-        let mut homes = Vec::new();
-        for user in 0..60 {
-            homes.push(home(user).await);
-        }
-        assert!(["a", "b", "c"].iter().all(|name| homes.contains(&format!("\"{name}\""))), "{homes:?}");
-        let endpoint = format!("127.0.0.1:{}", ports[0]);
-        gateway.command(&["upstreams", "maintenance", "u", &endpoint]);
-        for (user, home_before) in homes.iter().enumerate() {
-            let now = home(user).await;
-            assert!(now != "\"a\"" && (home_before == "\"a\"" || *home_before == now), "{balance} {user}");
-        }
-        gateway.command(&["upstreams", "ready", "u", &endpoint]);
-        for (user, home_before) in homes.iter().enumerate() {
-            assert_eq!(home(user).await, *home_before, "{balance} {user}");
-        }
     }
 }

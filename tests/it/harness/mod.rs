@@ -4,6 +4,7 @@ pub mod dns;
 pub mod gateway;
 pub mod load;
 pub mod nginx;
+pub mod pool;
 pub mod raw;
 pub mod upstream;
 
@@ -16,6 +17,11 @@ use std::time::{Duration, Instant};
 /// A port that nobody listened on a moment ago.
 pub fn free_port() -> u16 {
     std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port()
+}
+
+/// How many times as long loads last; `POINTSMAN_TEST_SCALE`, 1 unless set.
+pub fn scale() -> usize {
+    std::env::var("POINTSMAN_TEST_SCALE").ok().and_then(|scale| scale.parse().ok()).unwrap_or(1)
 }
 
 /// Waits until `condition` gives something, at most ten seconds.
