@@ -314,7 +314,9 @@ fn failure_of(error: &Error, cut: bool) -> Failure {
         _ if cut => Failure::Timeout,
         ErrorType::ReadTimedout | ErrorType::WriteTimedout => Failure::Timeout,
         // Pingora marks what HTTP/2 says was not processed: REFUSED_STREAM, and GOAWAY below it.
-        ErrorType::H2Error | ErrorType::H2Downgrade if error.retry() => Failure::RefusedStream,
+        ErrorType::H2Error | ErrorType::H2Downgrade if matches!(error.retry, RetryType::Decided(true)) => {
+            Failure::RefusedStream
+        }
         _ => Failure::Reset,
     }
 }

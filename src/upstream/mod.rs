@@ -2,7 +2,7 @@
 //!
 //! An [`Upstream`] is immutable but for its layout of members, which is swapped whole when health
 //! or addresses change. What outlives a reload lies in [`Endpoint`]s, adopted by address, and in
-//! [`Shared`], adopted by name: health, ejections, breakers, places taken, latencies.
+//! `Shared`, adopted by name: health, ejections, breakers, places taken, latencies.
 
 pub mod backoff;
 pub mod balancer;
