@@ -81,3 +81,25 @@ async fn weights_hold_exactly_over_a_cycle() {
     }
     assert_eq!((a.hits(), b.hits()), (10, 30));
 }
+
+/// A real gRPC server with the standard health service.
+#[tokio::test]
+async fn a_grpc_server_is_asked_for_its_health() {
+    let (reporter, service) = tonic_health::server::health_reporter();
+    reporter.set_service_status("users", tonic_health::ServingStatus::Serving).await;
+    let port = crate::harness::free_port();
+    let address: SocketAddr = format!("127.0.0.1:{port}").parse().unwrap();
+    let server = tokio::spawn(tonic::transport::Server::builder().add_service(service).serve(address));
+    for (service, healthy) in [("users", true), ("orders", false), ("", true)] {
+        let gateway = Gateway::start(&configuration(&[port], &format!("grpc: \"{service}\""))).await;
+        until(&gateway, port, healthy).await;
+    }
+    let gateway = Gateway::start(&configuration(&[port], "grpc: users")).await;
+    until(&gateway, port, true).await;
+    reporter.set_service_status("users", tonic_health::ServingStatus::NotServing).await;
+    until(&gateway, port, false).await;
+    reporter.set_service_status("users", tonic_health::ServingStatus::Serving).await;
+    until(&gateway, port, true).await;
+    server.abort();
+    until(&gateway, port, false).await;
+}
