@@ -1,6 +1,6 @@
 //! The admin listener.
 
-use crate::harness::{Gateway, Upstream, raw};
+use crate::harness::{Gateway, Upstream, eventually, raw};
 
 async fn gateway() -> (Gateway, Upstream) {
     let upstream = Upstream::named("a").await;
@@ -22,7 +22,10 @@ async fn everything_is_shown() {
     assert_eq!(names, ["users", "rest"]);
     let upstreams = gateway.api("/v1/upstreams").await;
     assert_eq!(upstreams[0]["endpoints"][0]["address"], format!("127.0.0.1:{}", upstream.port));
-    assert_eq!(upstreams[0]["endpoints"][0]["success"], 1);
+    eventually("the try is counted", async || {
+        (gateway.api("/v1/upstreams").await[0]["endpoints"][0]["success"] == 1).then_some(())
+    })
+    .await;
     let config = gateway.api("/v1/config").await;
     assert_eq!(config["generation"], 1);
     assert_eq!(config["config"]["upstreams"]["users"]["timeout"]["connect"], "2s");

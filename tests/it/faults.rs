@@ -8,7 +8,7 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 
 use crate::harness::load::Load;
-use crate::harness::pool::condition;
+use crate::harness::pool::{condition, idle};
 use crate::harness::upstream::{Script, Scripted};
 use crate::harness::{Gateway, Nginx, Upstream, eventually, raw, scale};
 
@@ -97,8 +97,7 @@ async fn a_stopped_backend_costs_its_time_and_no_place() {
     }
     servers[0].signal("CONT");
     eventually("it serves again", async || (gateway.get("/").await.status == 200).then_some(())).await;
-    let list = gateway.api("/v1/upstreams").await;
-    assert_eq!(list[0]["in_use"], 0);
+    idle(&gateway).await;
     // With another beside it, it is ejected and hardly noticed.
     let both = upstream(&ports, ", eject: { consecutive_failures: 3, base: 30s }");
     let route =

@@ -3,7 +3,7 @@
 use std::time::{Duration, Instant};
 
 use crate::harness::load::Load;
-use crate::harness::pool::{condition, configuration, unharmed, until, wait_for};
+use crate::harness::pool::{condition, configuration, idle, unharmed, until, wait_for};
 use crate::harness::upstream::{Script, Scripted};
 use crate::harness::{Gateway, Nginx, Upstream, eventually, free_port, raw};
 
@@ -295,11 +295,7 @@ async fn overload_is_refused_at_once_and_costs_no_goodput() {
         assert!(refusal < Duration::from_millis(50), "{refusal:?}");
     }
     assert!(server.most() <= 10, "{} at once", server.most());
-    eventually("all places are given back", async || {
-        let list = gateway.api("/v1/upstreams").await;
-        (list[0]["in_use"] == 0 && list[0]["waiting"] == 0).then_some(())
-    })
-    .await;
+    idle(&gateway).await;
 }
 
 /// So many requests a second, each by a client that does not wait for others: the times of those
@@ -363,6 +359,7 @@ async fn places_come_back_from_a_server_that_hangs() {
         let mut statuses: Vec<_> = answers.into_iter().map(|answer| answer.unwrap().status).collect();
         statuses.sort_unstable();
         assert_eq!(statuses, [503, 503, 503, 503, 504, 504, 504, 504]);
+        idle(&gateway).await;
     }
 }
 

@@ -4,6 +4,7 @@ use std::time::{Duration, Instant};
 
 use sha2::{Digest, Sha256};
 
+use crate::harness::pool::idle;
 use crate::harness::upstream::{Script, Scripted};
 use crate::harness::{Gateway, Upstream, free_port, raw};
 
@@ -285,10 +286,7 @@ async fn a_hedge_overtakes_a_slow_endpoint() {
     for _ in 0..5 {
         assert_eq!(gateway.get("/").await.status, 200);
     }
-    crate::harness::eventually("every place is given back", async || {
-        (gateway.api("/v1/upstreams").await[0]["in_use"] == 0).then_some(())
-    })
-    .await;
+    idle(&gateway).await;
 }
 
 #[tokio::test]

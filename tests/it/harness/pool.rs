@@ -34,3 +34,12 @@ pub fn unharmed(mut tally: Tally) {
     let p99 = tally.p99();
     println!("{} requests, p99 {p99:?}", tally.good);
 }
+
+/// Waits until every place is given back. That comes a moment after a client has its answer.
+pub async fn idle(gateway: &Gateway) {
+    eventually("all places are given back", async || {
+        let list = gateway.api("/v1/upstreams").await;
+        (list[0]["in_use"] == 0 && list[0]["waiting"] == 0).then_some(())
+    })
+    .await;
+}
