@@ -126,21 +126,25 @@ impl Metrics {
         self.connections.with_label_values(&[listener])
     }
 
-    /// Notes one more holder of the handles that `key` names.
+    /// Notes one more holder of the handles that `key` names. Comes before the handles are taken:
+    /// a last holder that leaves at the same time has then removed its series, or keeps them.
     fn hold(&self, key: String) -> String {
         let mut holders = self.holders.lock().unwrap_or_else(PoisonError::into_inner);
         *holders.entry(key.clone()).or_insert(0) += 1;
         key
     }
 
-    /// Notes one holder less; returns whether it was the last, so that the series end.
-    fn release(&self, key: &str) -> bool {
+    /// Notes one holder less; the last one has its series removed.
+    fn release(&self, key: &str, remove: impl FnOnce()) {
         let mut holders = self.holders.lock().unwrap_or_else(PoisonError::into_inner);
         let left = holders.get_mut(key).map(|count| {
             *count -= 1;
             *count
         });
-        left == Some(0) && holders.remove(key).is_some()
+        if left == Some(0) {
+            holders.remove(key);
+            remove();
+        }
     }
 }
 

@@ -110,9 +110,12 @@ impl RouteMetrics {
 
 impl Drop for RouteMetrics {
     fn drop(&mut self) {
-        if !self.metrics.release(&self.key) {
-            return;
-        }
+        self.metrics.release(&self.key, || self.remove());
+    }
+}
+
+impl RouteMetrics {
+    fn remove(&self) {
         let name = &*self.name;
         // A series that never began cannot end; both are fine.
         let _ = self.metrics.duration.remove_label_values(&[name]);

@@ -177,9 +177,12 @@ impl UpstreamMetrics {
 
 impl Drop for UpstreamMetrics {
     fn drop(&mut self) {
-        if !self.metrics.release(&self.key) {
-            return;
-        }
+        self.metrics.release(&self.key, || self.remove());
+    }
+}
+
+impl UpstreamMetrics {
+    fn remove(&self) {
         let (name, metrics) = (&*self.name, &self.metrics);
         // A series that never began cannot end; both are fine.
         let _ = metrics.upstreams.duration.remove_label_values(&[name]);
@@ -211,11 +214,11 @@ impl EndpointMetrics {
     /// Handles for an endpoint.
     #[must_use]
     pub fn new(metrics: &Arc<Metrics>, upstream: &str, endpoint: &str) -> Self {
+        let key = metrics.hold(format!("endpoint {upstream} {endpoint}"));
         let outcomes =
             OUTCOMES.map(|(_, outcome)| metrics.upstreams.requests.with_label_values(&[upstream, endpoint, outcome]));
         let healthy = metrics.upstreams.healthy.with_label_values(&[upstream, endpoint]);
         healthy.set(1);
-        let key = metrics.hold(format!("endpoint {upstream} {endpoint}"));
         Self {
             key,
             upstream: upstream.into(),
@@ -245,9 +248,12 @@ impl EndpointMetrics {
 
 impl Drop for EndpointMetrics {
     fn drop(&mut self) {
-        if !self.metrics.release(&self.key) {
-            return;
-        }
+        self.metrics.release(&self.key, || self.remove());
+    }
+}
+
+impl EndpointMetrics {
+    fn remove(&self) {
         for (_, outcome) in OUTCOMES {
             let _ = self.metrics.upstreams.requests.remove_label_values(&[&self.upstream, &self.endpoint, outcome]);
         }
