@@ -15,7 +15,7 @@ use crate::upstream::failure::Failure;
 use super::course::Next;
 use super::ctx::Ctx;
 use super::headers::{BACKEND_SOURCE, REQUEST_ID};
-use super::upstream::{Failed, decide};
+use super::upstream::{Failed, decide, settle_hedge};
 
 /// Headers of one connection, which an answer must not carry on to the next (RFC 9110, section
 /// 7.6.1). `connection`, `transfer-encoding` and `upgrade` are Pingora's own business.
@@ -29,15 +29,14 @@ pub fn judge(session: &Session, answer: &ResponseHeader, ctx: &mut Ctx) -> Resul
     if answer.status.is_informational() && answer.status != StatusCode::SWITCHING_PROTOCOLS {
         return Ok(());
     }
+    if ctx.attempt.as_ref().is_some_and(|attempt| attempt.hedge.is_some()) {
+        settle_hedge(ctx);
+    }
     let Some(attempt) = &mut ctx.attempt else { return Ok(()) };
     if attempt.header_after.is_some() {
         return Ok(());
     }
     attempt.cutoff = None;
-    if let Some(second) = attempt.hedge.take().and_then(|hedge| hedge.winner()) {
-        attempt.begun.overtaken();
-        attempt.begun = second;
-    }
     let now = Instant::now();
     let elapsed = now.saturating_duration_since(attempt.begun.started());
     attempt.header_after = Some(elapsed);

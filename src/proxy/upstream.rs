@@ -115,6 +115,7 @@ fn start(session: &mut Session, ctx: &mut Ctx, begun: Try) -> Box<HttpPeer> {
         peer.group_key = fastrand::u64(..);
         peer.options.idle_timeout = Some(UNSHARED);
         peer.options.custom_l4 = Some(Arc::new(Hedged(Arc::clone(&hedged))));
+        clamp_connect(&mut peer.options, per_try(ctx).map(|limit| begun.started() + limit));
         hedge_of_try = Some(hedged);
     } else if let Some(per_try) = per_try(ctx) {
         peer.group_key ^= CUTTABLE;
@@ -143,8 +144,9 @@ fn hedge(session: &mut Session, ctx: &Ctx, begun: &Try) -> Option<Arc<Hedge>> {
     let after = forward.retry.hedge?;
     let first = routed.course.as_ref()?.total == 1;
     let twice = forward.retry.methods.include(&session.req_header().method);
+    let times = (after, per_try(ctx));
     (first && twice && session.as_downstream_mut().is_body_empty())
-        .then(|| Hedge::new(Arc::clone(begun.upstream()), after, Arc::clone(&forward.retry.budget)))
+        .then(|| Hedge::new(Arc::clone(begun.upstream()), times, Arc::clone(&forward.retry.budget), begun.started()))
 }
 
 /// Keeps connections that can be cut off apart in Pingora's pool.
@@ -266,6 +268,7 @@ pub fn broke(session: &mut Session, ctx: &mut Ctx, mut error: Box<Error>, reused
         error.set_retry(false);
         return error;
     }
+    settle_hedge(ctx);
     let cut = ctx.attempt.as_ref().and_then(|attempt| attempt.cutoff.as_ref()).is_some_and(Cutoff::has_fired);
     let stale = reused && !cut && is_stale(session, ctx, &error);
     if stale && may_send_again(session, ctx) && course_of(ctx).is_some_and(Course::broke_stale) {
@@ -287,6 +290,18 @@ pub fn broke(session: &mut Session, ctx: &mut Ctx, mut error: Box<Error>, reused
     let next = if reason == Reason::Deadline { Next::Stop } else { decide(session, ctx, failure.into()) };
     settle(ctx, &mut error, next);
     error
+}
+
+/// Makes the second try of a hedge the present one, if its endpoint was heard first.
+pub fn settle_hedge(ctx: &mut Ctx) {
+    let Some(attempt) = &mut ctx.attempt else { return };
+    let Some(second) = attempt.hedge.take().and_then(|hedge| hedge.winner()) else { return };
+    attempt.begun.overtaken();
+    attempt.begun = second;
+    let address = attempt.address();
+    if let Some(course) = course_of(ctx) {
+        course.avoid = Some(address);
+    }
 }
 
 /// A connection that breaks this soon was most likely closed while it was idle.
@@ -340,6 +355,7 @@ pub fn prepare(session: &mut Session, request: &mut RequestHeader, ctx: &mut Ctx
     let Some(step) = course.step() else { return Ok(()) };
     forwarding_headers(request, original_host(session).as_ref(), ctx)?;
     routed.route.request_edits.apply(request);
+    let copy = if ctx.mirrored { None } else { mirror::draft(session, request, ctx)? };
     if step.onward.is_some() {
         request.insert_header(NO_FALLBACK, HeaderValue::from_static("1"))?;
     }
@@ -347,7 +363,6 @@ pub fn prepare(session: &mut Session, request: &mut RequestHeader, ctx: &mut Ctx
         // Its connection cannot be used again.
         request.insert_header(CONNECTION, HeaderValue::from_static("close"))?;
     }
-    let copy = if ctx.mirrored { None } else { mirror::draft(session, request, ctx)? };
     address(session, request, routed, &step.leaf)?;
     ctx.mirrored = true;
     if let Some(draft) = copy {

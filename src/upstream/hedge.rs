@@ -35,6 +35,9 @@ use super::{Ask, Try, Upstream, cutoff};
 pub struct Hedge {
     upstream: Arc<Upstream>,
     after: Duration,
+    /// How long the answer may take to begin.
+    per_try: Option<Duration>,
+    began: Instant,
     budget: Arc<Budget>,
     /// The second try, once its endpoint answered first.
     won: Mutex<Option<Try>>,
@@ -49,8 +52,18 @@ impl std::fmt::Debug for Hedge {
 impl Hedge {
     /// A second try at an endpoint of `upstream` after this time, if the budget allows it.
     #[must_use]
-    pub fn new(upstream: Arc<Upstream>, after: Duration, budget: Arc<Budget>) -> Arc<Self> {
-        Arc::new(Self { upstream, after, budget, won: Mutex::default() })
+    pub fn new(
+        upstream: Arc<Upstream>,
+        (after, per_try): (Duration, Option<Duration>),
+        budget: Arc<Budget>,
+        began: Instant,
+    ) -> Arc<Self> {
+        Arc::new(Self { upstream, after, per_try, began, budget, won: Mutex::default() })
+    }
+
+    /// Whether the answer should have begun by now.
+    fn is_late(&self) -> bool {
+        self.per_try.is_some_and(|limit| self.began.elapsed() >= limit)
     }
 
     /// The second try, if its endpoint answered first.
@@ -73,6 +86,11 @@ impl Hedge {
         let patience = self.upstream.settings().timeouts.connect;
         match tokio::time::timeout(patience, TcpStream::connect(address)).await {
             Ok(Ok(stream)) => Some((begun, stream)),
+            // The gateway ran short of something itself.
+            Ok(Err(cause)) if cutoff::kind(&cause) == ErrorType::SocketError => {
+                begun.forget();
+                None
+            }
             _ => {
                 begun.ended(Outcome::ConnectFailed);
                 None
@@ -192,11 +210,21 @@ impl Race {
 
     /// The first connection is the one to hear, or what is left.
     fn hear_first(&mut self) {
+        self.task.abort();
         (self.decided, self.second, self.opening) = (true, None, None);
+    }
+
+    /// Closes the first connection, whose second handle lives on for a while.
+    fn lose_first(&mut self) {
+        if let Some(first) = self.heard.take().and_then(|first| first.into_std().ok()) {
+            // It may be closed already.
+            let _ = first.shutdown(std::net::Shutdown::Both);
+        }
     }
 
     fn hear_second(&mut self) {
         if let Some((begun, stream)) = self.second.take() {
+            self.lose_first();
             *self.hedge.won.lock().unwrap_or_else(PoisonError::into_inner) = Some(begun);
             (self.decided, self.heard) = (true, Some(stream));
         }
@@ -225,7 +253,7 @@ impl AsyncRead for Race {
                     return Poll::Ready(Ok(()));
                 }
                 // With a second under way, the first may fail.
-                Read::Over(_) if race.second.is_some() => race.heard = None,
+                Read::Over(_) if race.second.is_some() && !race.hedge.is_late() => race.lose_first(),
                 Read::Over(over) => return Poll::Ready(over),
                 Read::Nothing => {}
             }
@@ -244,6 +272,9 @@ impl AsyncRead for Race {
                 }
                 Read::Nothing => {}
             }
+        }
+        if race.heard.is_none() && race.second.is_none() {
+            return Poll::Ready(Err(io::ErrorKind::UnexpectedEof.into()));
         }
         Poll::Pending
     }

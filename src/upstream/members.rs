@@ -190,10 +190,15 @@ impl Members {
         rules: &'a Rules,
     ) -> impl Iterator<Item = &'a Member> {
         let length = self.list.len().max(1);
-        let view = View { list: &self.list, ask, rules, panic: false };
+        let panics = |index: usize| {
+            let number = self.list.get(index).map(|member| member.tier);
+            self.tiers.iter().any(|tier| tier.panic && Some(tier.number) == number)
+        };
         let indices = (0..self.list.len()).map(move |step| start.wrapping_add(step) % length);
-        let eligible = indices
-            .filter(move |index| u32::try_from(*index).is_ok_and(|index| balancer::Members::eligible(&view, index)));
+        let eligible = indices.filter(move |index| {
+            let view = View { list: &self.list, ask, rules, panic: panics(*index) };
+            u32::try_from(*index).is_ok_and(|index| balancer::Members::eligible(&view, index))
+        });
         eligible.filter_map(|index| self.list.get(index))
     }
 

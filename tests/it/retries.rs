@@ -290,6 +290,23 @@ async fn a_hedge_overtakes_a_slow_endpoint() {
 }
 
 #[tokio::test]
+async fn a_hedged_try_keeps_to_its_time() {
+    let (a, b) = (Scripted::start(Script::Silence).await, Scripted::start(Script::Silence).await);
+    let gateway = Gateway::start(&format!(
+        "upstreams: {{ u: {{ endpoints: [\"127.0.0.1:{}\", \"127.0.0.1:{}\"] }} }}\nroutes: [{{ path: /*, retry: {{ hedge: 100ms, per_try: 400ms, budget: 100% }}, to: u }}]\n",
+        a.port, b.port
+    ))
+    .await;
+    let begin = Instant::now();
+    let answer = gateway.get("/").await;
+    let took = begin.elapsed();
+    assert_eq!(answer.reason(), "upstream_timeout");
+    assert!(took >= Duration::from_millis(390) && took < Duration::from_millis(650), "{took:?}");
+    assert_eq!((a.hits(), b.hits()), (1, 1));
+    idle(&gateway).await;
+}
+
+#[tokio::test]
 async fn a_hedge_takes_the_budget_and_no_more() {
     let (a, b) = (Upstream::named("a").await, Upstream::named("b").await);
     a.delay(Duration::from_millis(100));
