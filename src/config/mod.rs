@@ -42,7 +42,7 @@ pub use size::Size;
 pub use source::{Sources, Span};
 pub use spanned::Spanned;
 pub use target::{Breach, Fallback, Guard, Mirror, Redirect, Respond, Share, Shift, Split, Target};
-pub use upstream::{Endpoint, Sticky, Timeouts, Tls, Upstream};
+pub use upstream::{Endpoint, MAX_WEIGHT, Sticky, Timeouts, Tls, Upstream};
 pub use url::TargetUrl;
 pub use value::{Named, OneOrMany, TimeSpan};
 

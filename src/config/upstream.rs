@@ -201,7 +201,8 @@ impl<'de> Deserialize<'de> for Endpoint {
     }
 }
 
-const MAX_WEIGHT: u32 = 65_536;
+/// The largest weight of an endpoint.
+pub const MAX_WEIGHT: u32 = 65_536;
 
 /// TLS towards the endpoints.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]

@@ -11,7 +11,7 @@ use pingora::{Error, ErrorSource, ErrorType, Result};
 use pingora_proxy::{FailToProxy, Session};
 
 use super::ctx::Ctx;
-use super::headers::REQUEST_ID;
+use super::headers::{REQUEST_ID, has_begun};
 
 macro_rules! reasons {
     ($($name:ident = $text:literal, $status:literal, $proxy_status:literal, $message:literal;)*) => {
@@ -132,7 +132,7 @@ pub async fn answer(session: &mut Session, error: &Error, ctx: &mut Ctx) -> Fail
     let reason = *ctx.reason.get_or_insert_with(|| reason_for(error, deadline));
     let routed = ctx.routed.as_ref().map(|routed| &routed.route.metrics);
     routed.unwrap_or(&ctx.snapshot.unrouted).rejected(reason.as_str());
-    let begun = session.response_written().is_some_and(|answer| !answer.status.is_informational());
+    let begun = has_begun(session);
     let status = reason.status();
     if begun || status == 0 {
         return FailToProxy { error_code: 0, can_reuse_downstream: false };

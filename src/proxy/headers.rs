@@ -2,6 +2,7 @@
 
 use http::{HeaderName, HeaderValue};
 use pingora::http::{RequestHeader, ResponseHeader};
+use pingora_proxy::Session;
 
 use crate::filter::Editable;
 
@@ -20,6 +21,11 @@ pub const BACKEND_SOURCE: HeaderName = HeaderName::from_static("x-backend-source
 /// Other headers that tell where a request came from; those of untrusted peers are removed.
 pub const OTHER_FORWARDED: [&str; 5] =
     ["forwarded", "x-forwarded-port", "x-forwarded-server", "x-forwarded-prefix", "x-real-ip"];
+
+/// Whether an answer was begun to the client; informational ones do not count.
+pub fn has_begun(session: &Session) -> bool {
+    session.response_written().is_some_and(|answer| !answer.status.is_informational())
+}
 
 // Names and values were checked when the configuration was compiled; inserting them cannot fail.
 impl Editable for RequestHeader {

@@ -24,7 +24,9 @@ use crate::upstream::{Ask, PickError, Timeouts, Try};
 use super::course::{self, Course, Next};
 use super::ctx::{Attempt, Copying, Ctx, Routed};
 use super::fail::{Reason, reason_for};
-use super::headers::{FORWARDED_FOR, FORWARDED_HOST, FORWARDED_PROTO, NO_FALLBACK, OTHER_FORWARDED, REQUEST_ID};
+use super::headers::{
+    FORWARDED_FOR, FORWARDED_HOST, FORWARDED_PROTO, NO_FALLBACK, OTHER_FORWARDED, REQUEST_ID, has_begun,
+};
 use super::mirror;
 use super::request::{asked, clamped, forwarded};
 
@@ -205,7 +207,7 @@ impl From<Failure> for Failed {
 /// Decides what comes after a failed try, and goes on to the next target if that is it.
 pub fn decide(session: &Session, ctx: &mut Ctx, failed: Failed) -> Next {
     let Failed { failure, elsewhere, retry_after } = failed;
-    let begun = session.response_written().is_some_and(|answer| !answer.status.is_informational());
+    let begun = has_begun(session);
     let repeatable = !begun && !session.as_ref().retry_buffer_truncated();
     let Some(routed) = &mut ctx.routed else { return Next::Stop };
     let (Action::Forward(forward), Some(course)) = (&routed.route.action, &mut routed.course) else {
@@ -309,7 +311,7 @@ const SOON: Duration = Duration::from_secs(1);
 
 /// Whether the endpoint closed an idle connection just as it was used.
 fn is_stale(session: &Session, ctx: &Ctx, error: &Error) -> bool {
-    let begun = session.response_written().is_some_and(|answer| !answer.status.is_informational());
+    let begun = has_begun(session);
     let early = *error.etype() == ErrorType::WriteError || matches!(error.retry, RetryType::ReusedOnly);
     let soon = ctx.attempt.as_ref().is_some_and(|attempt| attempt.begun.started().elapsed() < SOON);
     early && soon && !begun

@@ -250,7 +250,7 @@ fn locations(written: &config::Upstream, found: &mut Diagnostics) -> Option<Vec<
                 found.push(Diagnostic::at(Code::Endpoint, problem, endpoint.span, "here").help(help));
                 sound = false;
             }
-            Ok(location) if list.iter().any(|known| known.host == location.host && known.port == location.port) => {
+            Ok(location) if list.iter().any(|known| known.is_at(&location)) => {
                 let message = format!("the endpoint `{}` stands twice", endpoint.address);
                 found.push(
                     Diagnostic::at(Code::Endpoint, message, endpoint.span, "again here")

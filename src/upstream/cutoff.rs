@@ -32,23 +32,23 @@ pub struct Cuttable {
 #[async_trait]
 impl Connect for Cuttable {
     async fn connect(&self, address: &SocketAddr) -> Result<Stream> {
-        let Some(address) = address.as_inet() else {
-            return Error::e_explain(ErrorType::ConnectError, "only IP addresses can be cut off");
-        };
-        let stream = match tokio::time::timeout(self.patience, TcpStream::connect(address)).await {
-            Ok(Ok(stream)) => stream,
-            Ok(Err(cause)) => return Error::e_because(kind(&cause), "connecting", cause),
-            Err(_) => return Error::e_explain(ErrorType::ConnectTimedout, "connecting"),
-        };
-        let (stream, digest) = with_handle(stream)?;
+        let (stream, digest) = open(address, self.patience).await?;
         let mut stream = Stream::from(stream);
         stream.set_proxy_digest(digest);
         Ok(stream)
     }
 }
 
-/// A connection, and the digest that holds a second handle to it.
-pub(super) fn with_handle(stream: TcpStream) -> Result<(TcpStream, ProxyDigest)> {
+/// Opens a connection, within `patience`, and a digest that holds a second handle to it.
+pub(super) async fn open(address: &SocketAddr, patience: Duration) -> Result<(TcpStream, ProxyDigest)> {
+    let Some(address) = address.as_inet() else {
+        return Error::e_explain(ErrorType::ConnectError, "only an IP address can be connected to");
+    };
+    let stream = match tokio::time::timeout(patience, TcpStream::connect(address)).await {
+        Ok(Ok(stream)) => stream,
+        Ok(Err(cause)) => return Error::e_because(kind(&cause), "connecting", cause),
+        Err(_) => return Error::e_explain(ErrorType::ConnectTimedout, "connecting"),
+    };
     let stream = stream.into_std().or_err(ErrorType::SocketError, "taking a connection")?;
     let handle = stream.try_clone().or_err(ErrorType::SocketError, "doubling a connection's handle")?;
     let stream = TcpStream::from_std(stream).or_err(ErrorType::SocketError, "giving a connection back")?;

@@ -11,6 +11,7 @@ use crate::telemetry::{EndpointMetrics, Metrics};
 
 use super::balancer::PeakEwma;
 use super::breaker::Breaker;
+use super::clock::Clock;
 use super::health::{Streak, Thresholds};
 use super::outlier::Outlier;
 
@@ -49,11 +50,11 @@ pub enum Health {
 pub struct Endpoint {
     address: SocketAddr,
     name: Box<str>,
-    born: Instant,
+    clock: Clock,
     health: AtomicU8,
     state: AtomicU8,
     in_flight: AtomicU32,
-    /// When its slow start began, as nanoseconds since `born`; 0 when it has its full weight.
+    /// When its slow start began, as nanoseconds of its clock; 0 when it has its full weight.
     ramp: AtomicU64,
     streak: Mutex<Streak>,
     /// How fast it answers.
@@ -76,7 +77,7 @@ impl Endpoint {
             metrics: EndpointMetrics::new(metrics, upstream, &name),
             address,
             name,
-            born,
+            clock: Clock::new(born),
             health: AtomicU8::new(health as u8),
             state: AtomicU8::default(),
             in_flight: AtomicU32::new(0),
@@ -183,7 +184,7 @@ impl Endpoint {
     /// A moment on the endpoint's own clock (nanoseconds), for its latency estimate.
     #[must_use]
     pub fn clock(&self, now: Instant) -> u64 {
-        u64::try_from(now.saturating_duration_since(self.born).as_nanos()).unwrap_or(u64::MAX)
+        self.clock.nanos(now)
     }
 
     /// Begins a slow start.

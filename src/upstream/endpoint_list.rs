@@ -4,12 +4,12 @@
 
 use std::path::Path;
 
+use crate::config::MAX_WEIGHT;
+
 use super::Location;
 
 /// Larger files are refused (bytes).
 const LIMIT: u64 = 1 << 20;
-/// The largest weight, as in the configuration.
-const MAX_WEIGHT: u32 = 65_536;
 
 /// Reads a file of endpoints. Blocks; not for the threads that serve requests.
 ///
@@ -35,7 +35,7 @@ fn parse(text: &str) -> Result<Vec<Location>, String> {
         if words.next().is_some() {
             return Err(format!("line {}: more than an endpoint and its weight", index + 1));
         }
-        if !list.iter().any(|known| known.host == location.host && known.port == location.port) {
+        if !list.iter().any(|known| known.is_at(&location)) {
             list.push(location);
         }
     }

@@ -106,16 +106,11 @@ pub struct Hedged(pub Arc<Hedge>);
 #[async_trait]
 impl Connect for Hedged {
     async fn connect(&self, address: &PingoraAddress) -> Result<Stream> {
+        let patience = self.0.upstream.settings().timeouts.connect;
+        let (first, digest) = cutoff::open(address, patience).await?;
         let Some(address) = address.as_inet().copied() else {
             return Error::e_explain(ErrorType::ConnectError, "a hedged request needs an IP address");
         };
-        let patience = self.0.upstream.settings().timeouts.connect;
-        let first = match tokio::time::timeout(patience, TcpStream::connect(address)).await {
-            Ok(Ok(stream)) => stream,
-            Ok(Err(cause)) => return Error::e_because(cutoff::kind(&cause), "connecting", cause),
-            Err(_) => return Error::e_explain(ErrorType::ConnectTimedout, "connecting"),
-        };
-        let (first, digest) = cutoff::with_handle(first)?;
         let (tell, second) = oneshot::channel();
         let hedge = Arc::clone(&self.0);
         let opening = tokio::spawn(async move {

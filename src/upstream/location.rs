@@ -36,6 +36,12 @@ impl Location {
         Ok(location)
     }
 
+    /// Whether both are one place, whatever their weights.
+    #[must_use]
+    pub fn is_at(&self, other: &Self) -> bool {
+        self.host == other.host && self.port == other.port
+    }
+
     /// The address, unless the host is a name.
     #[must_use]
     pub fn address(&self) -> Option<SocketAddr> {

@@ -60,6 +60,13 @@ impl Rules {
         matches!(self.kind, Kind::RingHash { bound: Some(_) } | Kind::Maglev { bound: Some(_) })
     }
 
+    /// Whether a sound endpoint may take one more request: it has room, was not just tried, and its
+    /// breaker is not open.
+    fn admit(&self, endpoint: &Endpoint, ask: &Ask<'_>) -> bool {
+        let open = || self.breaker.is_some() && endpoint.breaker.state(ask.now) == breaker::State::Open;
+        endpoint.in_flight() < self.connections && Some(endpoint.address()) != ask.avoid && !open()
+    }
+
     /// Whether equal keys go to equal endpoints.
     fn hashes(&self) -> bool {
         matches!(self.kind, Kind::RingHash { .. } | Kind::Maglev { .. })
@@ -177,9 +184,7 @@ impl Members {
     fn kept(&self, token: u64, ask: &Ask<'_>, rules: &Rules) -> Option<&Member> {
         let member = self.list.iter().find(|member| member.token == token)?;
         let endpoint = &member.endpoint;
-        let free = Some(endpoint.address()) != ask.avoid && endpoint.in_flight() < rules.connections;
-        let open = rules.breaker.is_some() && endpoint.breaker.state(ask.now) == breaker::State::Open;
-        (free && !open && endpoint.keeps_clients(ask.now)).then_some(member)
+        (endpoint.keeps_clients(ask.now) && rules.admit(endpoint, ask)).then_some(member)
     }
 
     /// The members that may be picked, from one on.
@@ -292,8 +297,7 @@ impl balancer::Members for View<'_> {
     fn eligible(&self, member: u32) -> bool {
         let endpoint = self.endpoint(member);
         let sound = if self.panic { endpoint.state() == State::Ready } else { endpoint.is_usable(self.ask.now) };
-        let open = || self.rules.breaker.is_some() && endpoint.breaker.state(self.ask.now) == breaker::State::Open;
-        sound && endpoint.in_flight() < self.rules.connections && Some(endpoint.address()) != self.ask.avoid && !open()
+        sound && self.rules.admit(endpoint, self.ask)
     }
 
     fn in_flight(&self, member: u32) -> u32 {

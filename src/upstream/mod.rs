@@ -147,11 +147,7 @@ impl Upstream {
         let before = previous.map(Self::locations).unwrap_or_default();
         let found = listed.iter().map(|location| {
             // A name keeps the addresses that it resolved to before.
-            let same = |member: &&Member| {
-                let other = before.get(member.location);
-                other.is_some_and(|other| other.host == location.host && other.port == location.port)
-            };
-            let kept: Vec<_> = known.iter().filter(same).map(|member| member.endpoint.address()).collect();
+            let kept = addresses_at(location, known, &before);
             location.address().map(|address| vec![address]).or((!kept.is_empty()).then_some(kept))
         });
         let found: Found = found.collect();
@@ -285,25 +281,14 @@ impl Upstream {
     /// The addresses that a location was last found at.
     #[must_use]
     pub fn addresses_at(&self, location: &Location) -> Vec<SocketAddr> {
-        let (members, locations) = (self.members.load(), self.locations());
-        let same = |member: &&Member| {
-            let other = locations.get(member.location);
-            other.is_some_and(|other| other.host == location.host && other.port == location.port)
-        };
-        members.list.iter().filter(same).map(|member| member.endpoint.address()).collect()
+        addresses_at(location, &self.members.load().list, &self.locations())
     }
 
     /// Takes new locations and their addresses; where none were found, the last ones stay.
     pub fn locate(&self, locations: &[Location], found: Found) {
         let mut current = self.change.lock().unwrap_or_else(PoisonError::into_inner);
         let members = self.members.load();
-        let last = |location: &Location| -> Vec<SocketAddr> {
-            let same = |member: &&Member| {
-                let other = current.get(member.location);
-                other.is_some_and(|other| other.host == location.host && other.port == location.port)
-            };
-            members.list.iter().filter(same).map(|member| member.endpoint.address()).collect()
-        };
+        let last = |location: &Location| addresses_at(location, &members.list, &current);
         let found: Found = found
             .into_iter()
             .zip(locations)
@@ -357,6 +342,12 @@ impl Upstream {
         let last = self.members.load();
         self.members.store(Arc::new(Members::new(list, &self.policies.rules, &last, Instant::now())));
     }
+}
+
+/// The addresses of a location among members that were found at `locations`.
+fn addresses_at(location: &Location, list: &[Member], locations: &[Location]) -> Vec<SocketAddr> {
+    let there = |member: &&Member| locations.get(member.location).is_some_and(|other| other.is_at(location));
+    list.iter().filter(there).map(|member| member.endpoint.address()).collect()
 }
 
 impl Policies {

@@ -11,12 +11,12 @@ use std::task::{Context, Poll};
 use std::time::Duration;
 
 use async_trait::async_trait;
+use pingora::Result;
 use pingora::connectors::l4::Connect;
 use pingora::protocols::GetProxyDigest;
 use pingora::protocols::l4::socket::SocketAddr;
 use pingora::protocols::l4::stream::Stream;
 use pingora::protocols::l4::virt::{VirtualSockOpt, VirtualSocket, VirtualSocketStream};
-use pingora::{Error, ErrorType, Result};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
 
@@ -35,16 +35,7 @@ pub struct Tunnels {
 #[async_trait]
 impl Connect for Tunnels {
     async fn connect(&self, address: &SocketAddr) -> Result<Stream> {
-        let Some(address) = address.as_inet() else {
-            return Error::e_explain(ErrorType::ConnectError, "an upgrade needs an IP address");
-        };
-        let connected = tokio::time::timeout(self.patience, TcpStream::connect(address)).await;
-        let stream = match connected {
-            Ok(Ok(stream)) => stream,
-            Ok(Err(cause)) => return Error::e_because(cutoff::kind(&cause), "connecting an upgrade", cause),
-            Err(_) => return Error::e_explain(ErrorType::ConnectTimedout, "connecting an upgrade"),
-        };
-        let (stream, digest) = cutoff::with_handle(stream)?;
+        let (stream, digest) = cutoff::open(address, self.patience).await?;
         let mut stream = Stream::from(VirtualSocketStream::new(Box::new(Tunnel { stream, turns: 0 })));
         stream.set_proxy_digest(digest);
         Ok(stream)
