@@ -276,8 +276,9 @@ async fn overload_is_refused_at_once_and_costs_no_goodput() {
     let server = Upstream::named("a").await;
     server.delay(Duration::from_millis(50));
     server.limit(10);
-    // Ten at once for 50 ms each: some 200 a second.
-    let limits = ", limits: { requests: 10, queue: 10, queue_timeout: 500ms }";
+    // Ten at once for 50 ms each: some 200 a second. At twice that, the oldest of five that wait is
+    // replaced after some 25 ms.
+    let limits = ", limits: { requests: 10, queue: 5, queue_timeout: 500ms }";
     let gateway = Gateway::start(&configuration(&[server.port], limits, "")).await;
     let alone = Load::start(gateway.port, 10, "/", Duration::ZERO);
     tokio::time::sleep(Duration::from_secs(3)).await;
